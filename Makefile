@@ -1,0 +1,51 @@
+# `make demo` and `make test` do everything on a machine with git, make and Python 3.11+ with venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CHECKED := rotor_actors supervisors tests examples $(wildcard benchmarks/*.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench clean
+
+help:
+	@echo "make demo    survey the standard library with one durable run per file (DIR=path surveys another directory)"
+	@echo "make test    run all tests (ARGS='-k name -x' passes arguments to pytest)"
+	@echo "make lint    ruff: rules and format"
+	@echo "make types   mypy and pyright, both strict"
+	@echo "make bench   run every benchmark, JSON lines on stdout"
+	@echo "make clean   remove what was built, the virtual environment too"
+
+# Interrupt it and start it again: it goes on where it was. ARGS=--fresh starts over.
+demo: $(VENV)/.installed
+	$(BIN)/python examples/code_survey.py $(DIR) $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy $(CHECKED)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.installed-bench
+	@for file in benchmarks/bench_*.py; do $(BIN)/python "$$file" || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a changed pyproject.toml install again, and nothing else. `venv` comes before each install because it
+# also mends an environment whose creation was interrupted.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+# The demo needs four small packages only; type checkers and test tools come when they are asked for.
+$(VENV)/.installed-%: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@

@@ -1,0 +1,47 @@
+"""An asyncio actor-based runtime for durable workflows: a library, one file on disk, no server."""
+
+from rotor_actors.cancellation import CancelReport
+from rotor_actors.clock import Clock, ManualClock, SystemClock
+from rotor_actors.context import Context
+from rotor_actors.define import workflow
+from rotor_actors.durations import Duration
+from rotor_actors.errors import ErrorInfo
+from rotor_actors.handle import RunHandle
+from rotor_actors.records import RunStatus
+from rotor_actors.retry import RetryPolicy
+from rotor_actors.runtime import Runtime
+from rotor_actors.step import Invocation, InvokeOutcome, Step
+from rotor_actors.stores.base import Store
+from rotor_actors.stores.memory import MemoryStore
+from rotor_actors.stores.sqlite import SQLiteStore
+from rotor_actors.views import RunInfo, RunTree, StepInfo
+from rotor_actors.workflow import Cron, EndedRun, Event, Workflow, cron
+
+__all__ = [
+    "CancelReport",
+    "Clock",
+    "Context",
+    "Cron",
+    "Duration",
+    "EndedRun",
+    "ErrorInfo",
+    "Event",
+    "Invocation",
+    "InvokeOutcome",
+    "ManualClock",
+    "MemoryStore",
+    "RetryPolicy",
+    "RunHandle",
+    "RunInfo",
+    "RunStatus",
+    "RunTree",
+    "Runtime",
+    "SQLiteStore",
+    "Step",
+    "StepInfo",
+    "Store",
+    "SystemClock",
+    "Workflow",
+    "cron",
+    "workflow",
+]

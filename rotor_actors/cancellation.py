@@ -1,0 +1,234 @@
+"""Cancelling runs with all that runs below them: first the fact, in one act, then the tasks, leaf first, in slices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from rotor_actors.messages import Interrupt, StepEnded
+from rotor_actors.records import (
+    Entry,
+    Outcome,
+    OutcomeStatus,
+    RunCreated,
+    RunFlag,
+    RunsCancelled,
+    RunStatus,
+    Together,
+)
+from rotor_actors.run import Run, subtree
+from rotor_actors.run_actor import RunActor
+from rotor_actors.step_task import StepTask
+from supervisors import await_chain
+
+if TYPE_CHECKING:
+    from rotor_actors.engine import Engine
+
+# Cleanup has most of the grace period to itself. Only then is whatever still runs interrupted again, twice.
+_REMINDERS = (0.8, 0.9)
+
+
+class CancelReport(msgspec.Struct):
+    """What a cancellation did.
+
+    Attributes:
+        cancelled: ids of the runs that became cancelled, parents before children.
+        already_ended: ids of the runs that had ended before: they stay as they are.
+        interrupted_steps: how many step bodies were under way.
+        cleanup_errors: what was raised, or returned, instead of letting the cancellation through.
+        stuck: what had not ended when the grace period was over, and where it stood. It is fenced: nothing it does
+            is recorded.
+        seconds: how long it took.
+    """
+
+    cancelled: list[str] = []
+    already_ended: list[str] = []
+    interrupted_steps: int = 0
+    cleanup_errors: list[str] = []
+    stuck: list[str] = []
+    seconds: float = 0.0
+
+
+class Cancellation:
+    """One cancellation of some runs and all below them.
+
+    Args:
+        tops: the runs to cancel, none of them cancelled already.
+        withdrawn: the one among them whose awaiting scope was cancelled: that is no outcome.
+    """
+
+    def __init__(self, engine: Engine, tops: list[Run], reason: str, *, withdrawn: Run | None = None) -> None:
+        self._engine = engine
+        self._tops = tops
+        self._reason = reason
+        self._withdrawn = withdrawn
+        self._runs: list[Run] = []
+        self._to_interrupt: list[Run] = []
+        self._unfinished: set[Run] = set()
+        self._steps: set[StepTask] = set()
+        self._began_at = 0.0
+        self._deadline = 0.0
+        self._reminders: list[float] = []
+        self.report = CancelReport()
+        self.done: asyncio.Future[CancelReport] = asyncio.get_running_loop().create_future()
+        self.seq = 0
+
+    # The fact
+
+    def begin(self, entries: list[Entry] | None = None, run: Run | None = None) -> None:
+        """Make the runs cancelled, together with `entries` (the end of their parent `run`), as one entry.
+
+        From here on they are doomed: they admit no child, record nothing, and answer to nobody.
+        """
+        engine = self._engine
+        self._runs = subtree(self._tops)
+        for each in self._runs:
+            each.is_doomed = True
+            each.cancellation = self
+        at, seq = engine.now(), engine.journal.next_seq
+        error = msgspec.msgpack.encode(self._reason) if self._reason else None
+        withdrawn = None if self._withdrawn is None else self._withdrawn.row.n
+        fact = RunsCancelled([each.row.n for each in self._runs], at, error, withdrawn, seq)
+        handlers = self._handler_entries()
+        entry = Together([*(entries or []), fact, *handlers]) if entries or handlers else fact
+        self.seq = engine.journal.append(entry)
+        if run is not None:
+            run.seen_seq = self.seq
+        for each in self._runs:
+            self._mark(each, at, error)
+        engine.ending.begin_handlers(list(handlers))
+        self._tell_parents(at, error)
+        self._begin_interrupting()
+
+    def _handler_entries(self) -> list[RunCreated]:
+        ending = self._engine.ending
+        return [
+            ending.handler_entry(run, run.workflow.on_cancel, "on_cancel", None, self._reason)
+            for run in self._runs
+            if run.workflow is not None and run.workflow.on_cancel is not None
+        ]
+
+    def _mark(self, run: Run, at: float, error: bytes | None) -> None:
+        row = run.row
+        row.status, row.ended_at, row.end_seq, row.error = RunStatus.CANCELLED, at, self.seq, error
+        if run is self._withdrawn:
+            row.flags |= RunFlag.WITHDRAWN
+        self.report.cancelled.append(row.run_id)
+
+    def _tell_parents(self, at: float, error: bytes | None) -> None:
+        for run in self._tops:
+            row, parent = run.row, run.parent
+            if parent is not None and row.parent_key is not None and run.is_owned:
+                outcome = Outcome(OutcomeStatus.CANCELLED, error)
+                parent.post(StepEnded(row.parent_key, outcome, self.seq, at, row.run_id, row.workflow_id))
+
+    # The tasks
+
+    def _begin_interrupting(self) -> None:
+        engine = self._engine
+        self._began_at = engine.now()
+        grace = engine.options.cancel_grace
+        self._deadline = self._began_at + grace
+        self._reminders = [self._began_at + grace * share for share in _REMINDERS]
+        self._to_interrupt = list(self._runs)  # taken from the end: leaves first
+        self._unfinished = set(self._runs)
+        engine.queue_of_runs.push(self)
+
+    def go_on(self, is_over: Callable[[], bool]) -> bool:
+        """Interrupt the next runs; called by the run queue."""
+        while self._to_interrupt:
+            self._interrupt(self._to_interrupt.pop())
+            if is_over():
+                return True
+        self._arm()
+        self._check_done()
+        return False
+
+    def _interrupt(self, run: Run) -> None:
+        self._engine.ending.tell_waiters(run)
+        actor = run.actor
+        if not isinstance(actor, RunActor) or actor.is_closed:
+            self._finished(run)
+            return
+        for step in actor.step_tasks():
+            if step.task is not None:
+                self.report.interrupted_steps += 1
+                self._steps.add(step)
+            if step.is_in_thread:
+                self.report.stuck.append(f"{step.where}: runs on in a worker thread, which cannot be interrupted")
+        run.post_control(Interrupt(self._reason))
+
+    def step_gone(self, step: StepTask, error: BaseException | None) -> None:
+        """The task of an interrupted step has ended."""
+        if error is not None:
+            self.report.cleanup_errors.append(f"{step.where}: {type(error).__name__}: {error}")
+        self._steps.discard(step)
+        self._check_done()
+
+    def cleaned_up(self, run: Run, task: asyncio.Future[Any]) -> None:
+        """The body of a run has ended."""
+        if task.cancelled():
+            pass
+        elif (error := task.exception()) is not None:
+            self.report.cleanup_errors.append(f"{run.where}: {type(error).__name__}: {error}")
+        else:
+            self.report.cleanup_errors.append(f"{run.where}: swallowed the cancellation and returned a result")
+        self._finished(run)
+        self._check_done()
+
+    def _finished(self, run: Run) -> None:
+        if run in self._unfinished:
+            self._unfinished.discard(run)
+            self._engine.ending.finish(run)
+
+    # Grace
+
+    def _arm(self) -> None:
+        if self._unfinished or self._steps:
+            self._engine.timers.add(self, self._reminders[0] if self._reminders else self._deadline)
+
+    def alarm(self, now: float) -> None:
+        """The grace period is nearly over, or over."""
+        if self._reminders:
+            self._reminders.pop(0)
+            self._remind()
+            self._arm()
+        else:
+            self._abandon()
+
+    def _remind(self) -> None:
+        for run in self._unfinished:
+            if isinstance(run.actor, RunActor):
+                run.actor.interrupt_again()
+        for step in self._steps:
+            if step.task is not None:
+                step.task.cancel()
+
+    def _abandon(self) -> None:
+        for run in sorted(self._unfinished, key=lambda run: run.row.n):
+            actor = run.actor
+            if isinstance(actor, RunActor):
+                body = actor.body
+                chain = "" if body is None else " > ".join(await_chain(body))
+                self.report.stuck.append(f"{run.where}: did not end within its grace period; it stands at {chain}")
+                actor.abandon()
+                self._engine.stuck.append(actor)
+            self._finished(run)
+        for step in sorted(self._steps, key=lambda step: step.run.row.n):
+            task = step.task
+            if task is not None and not step.is_in_thread:
+                chain = " > ".join(await_chain(task))
+                self.report.stuck.append(f"{step.where}: did not end within its grace period; it stands at {chain}")
+            self._engine.stuck.append(step)
+        self._steps.clear()
+        self._check_done()
+
+    def _check_done(self) -> None:
+        if self._to_interrupt or self._unfinished or self._steps or self.done.done():
+            return
+        self._engine.timers.discard(self)
+        self.report.seconds = self._engine.now() - self._began_at
+        self.done.set_result(self.report)

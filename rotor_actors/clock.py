@@ -1,0 +1,137 @@
+"""The clock port: what time it is, and being called when a time has come. The engine never reads a clock by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from rotor_actors.durations import Duration, seconds
+
+# A wall clock may be set while we wait: look again at least this often, so that a timer is late by no more.
+_RECHECK_SECONDS = 30.0
+
+
+class Cancellable(Protocol):
+    """What `Clock.call_at` gives back."""
+
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Where the runtime gets its time from.
+
+    `now` is wall time, in seconds since the epoch: what is recorded and what durable deadlines are measured in.
+    `monotonic` never goes back and has no meaning of its own: time slices are measured in it.
+    """
+
+    def now(self) -> float: ...
+
+    def monotonic(self) -> float: ...
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Cancellable:
+        """Call `callback` on the running loop, not before `now() >= when`."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock. A jump of the wall clock delays a timer by at most half a minute and loses none."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.perf_counter()
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Cancellable:
+        return _SystemTimer(when, callback)
+
+
+class _SystemTimer:
+    __slots__ = ("_callback", "_handle", "_loop", "_when")
+
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self._when = when
+        self._callback = callback
+        self._loop = asyncio.get_running_loop()
+        self._arm()
+
+    def _arm(self) -> None:
+        delay = min(max(self._when - time.time(), 0.0), _RECHECK_SECONDS)
+        self._handle = self._loop.call_later(delay, self._due)
+
+    def _due(self) -> None:
+        if time.time() >= self._when:
+            self._callback()
+        else:
+            self._arm()
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
+class ManualClock:
+    """A clock that stands still until it is told to move: for tests that want time, and nothing else, simulated.
+
+    Args:
+        start: the first reading, in seconds since the epoch.
+
+    Example:
+        >>> clock = ManualClock(start=0.0)
+        >>> clock.now()
+        0.0
+    """
+
+    def __init__(self, start: float = 1_700_000_000.0) -> None:
+        self._now = start
+        self._order = itertools.count()
+        self._due: list[tuple[float, int, _ManualTimer]] = []
+        self._settlers: list[Callable[[], Awaitable[None]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Cancellable:
+        timer = _ManualTimer(callback)
+        heapq.heappush(self._due, (when, next(self._order), timer))
+        return timer
+
+    def attach(self, settle: Callable[[], Awaitable[None]]) -> None:
+        """Have `settle` awaited before and after each step in time. A runtime attaches itself."""
+        self._settlers.append(settle)
+
+    def detach(self, settle: Callable[[], Awaitable[None]]) -> None:
+        self._settlers.remove(settle)
+
+    async def advance(self, duration: Duration) -> None:
+        """Move on by `duration`, stopping at each timer on the way, and let all that this sets off come to rest."""
+        end = self._now + seconds(duration, name="duration")
+        await self._settle()
+        while self._due and self._due[0][0] <= end:
+            when, _, timer = heapq.heappop(self._due)
+            self._now = max(self._now, when)
+            if timer.callback is not None:
+                timer.callback()
+                await self._settle()
+        self._now = end
+        await self._settle()
+
+    async def _settle(self) -> None:
+        for settle in tuple(self._settlers):
+            await settle()
+
+
+class _ManualTimer:
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None

@@ -1,0 +1,146 @@
+"""What a workflow's function is given: who it is, its steps, and time and chance that are the same on replay."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping, MutableMapping
+from datetime import datetime, timezone
+from typing import Any, NoReturn, TypeVar
+from uuid import UUID
+
+from rotor_actors.durations import Duration
+from rotor_actors.retry import RetryPolicy
+from rotor_actors.step import Body, InvokeOutcome, Step, invoke_outcome
+from rotor_actors.workflow import Event, Workflow
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class Context:
+    """One attempt of one run, as its workflow sees it.
+
+    Attributes:
+        run_id, workflow_id: this run.
+        attempt: counts from 1.
+        parent_run_id: who invoked it, or None. root_run_id: the top of its tree. depth: 0 for the top.
+        event: what started it. headers: what its starter passed along.
+        step: what it can have done.
+        logger: carries the run's fields; silent on replay.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        *,
+        run_id: str,
+        workflow_id: str,
+        attempt: int,
+        parent_run_id: str | None,
+        root_run_id: str,
+        depth: int,
+        event: Callable[[], Event],
+        headers: Mapping[str, str],
+        is_replaying: Callable[[], bool],
+    ) -> None:
+        self.run_id = run_id
+        self.workflow_id = workflow_id
+        self.attempt = attempt
+        self.parent_run_id = parent_run_id
+        self.root_run_id = root_run_id
+        self.depth = depth
+        self.headers = headers
+        self.step = Step(body)
+        self._body = body
+        self._event = event
+        self._is_replaying = is_replaying
+        self._random: random.Random | None = None
+        self._logger: logging.LoggerAdapter[logging.Logger] | None = None
+
+    @property
+    def event(self) -> Event:
+        return self._event()
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        if self._logger is None:
+            fields = {
+                "run_id": self.run_id,
+                "root_run_id": self.root_run_id,
+                "workflow_id": self.workflow_id,
+                "attempt": self.attempt,
+            }
+            logger = logging.getLogger("rotor_actors.workflow")
+            self._logger = _SilentOnReplay(logger, fields, self._is_replaying)
+        return self._logger
+
+    def now(self) -> datetime:
+        """The time of what the run is answering to, in UTC: the same on replay."""
+        return datetime.fromtimestamp(self._body.now(), timezone.utc)
+
+    @property
+    def random(self) -> random.Random:
+        """Chance that is the same in each attempt and on each replay of this run."""
+        if self._random is None:
+            self._random = random.Random(self.run_id)
+        return self._random
+
+    def uuid(self) -> UUID:
+        """A random UUID, the same on replay."""
+        return UUID(int=self.random.getrandbits(128), version=4)
+
+    async def cancel(self, reason: str = "") -> NoReturn:
+        """Cancel this run from inside: it ends cancelled, not failed, with all that runs below it."""
+        await self._body.cancel(reason)
+
+    async def invoke(
+        self,
+        name: str,
+        *,
+        workflow: Workflow[In, Out],
+        body: In = None,  # type: ignore[assignment]
+        headers: Mapping[str, str] | None = None,
+        retries: int | RetryPolicy = 3,
+        retry_delay: Duration | None = None,
+        workflow_run_id: str | None = None,
+        timeout: Duration = "24h",
+    ) -> InvokeOutcome[Out]:
+        """Run a child workflow and get its end as a value; nothing is raised for it.
+
+        Args:
+            name: the step's name within this run.
+            workflow: the target. body: its input. headers: for its `ctx.headers`.
+            retries: of the child. retry_delay: constant, in place of backoff.
+            workflow_run_id: a run id of your choice.
+            timeout: how long to wait; then `is_timed_out`, and the child runs on.
+
+        Raises:
+            InvokeTargetError, InvokeDepthError, RunExistsError: nothing was spawned.
+
+        Cancellation is as with `step.invoke`.
+        """
+        return await invoke_outcome(
+            self._body,
+            name,
+            workflow=workflow,
+            data=body,
+            timeout=timeout,
+            headers=headers,
+            retries=retries,
+            retry_delay=retry_delay,
+            run_id=workflow_run_id,
+        )
+
+
+class _SilentOnReplay(logging.LoggerAdapter[logging.Logger]):
+    def __init__(self, logger: logging.Logger, fields: dict[str, Any], is_replaying: Callable[[], bool]) -> None:
+        super().__init__(logger, fields)
+        self._is_replaying = is_replaying
+
+    def isEnabledFor(self, level: int) -> bool:
+        return not self._is_replaying() and super().isEnabledFor(level)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
+        return msg, kwargs

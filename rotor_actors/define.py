@@ -1,0 +1,59 @@
+"""The decorator that makes a workflow of a function."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar, overload
+
+from rotor_actors.context import Context
+from rotor_actors.retry import RetryPolicy
+from rotor_actors.workflow import DEFAULT_RETRIES, Cron, EndedRun, Workflow
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+Handler = Callable[[Context, EndedRun[Any]], Awaitable[None]]
+
+
+class Decorator(Protocol):
+    """Takes `async def fn(ctx, data)` or `async def fn(ctx)`."""
+
+    @overload
+    def __call__(self, fn: Callable[[Context], Coroutine[Any, Any, Out]], /) -> Workflow[None, Out]: ...
+
+    @overload
+    def __call__(self, fn: Callable[[Context, In], Coroutine[Any, Any, Out]], /) -> Workflow[In, Out]: ...
+
+
+def workflow(
+    *,
+    id: str,
+    on: str | Cron | None = None,
+    retries: int | RetryPolicy = DEFAULT_RETRIES,
+    on_failure: Handler | None = None,
+    on_cancel: Handler | None = None,
+) -> Decorator:
+    """Make a workflow of an async function.
+
+    Args:
+        id: its name in the journal, and for `invoke_by_id`; keep it when the function is renamed.
+        on: an event's name or `cron(…)`: what starts it. Left out: started directly, or invoked.
+        retries: of the whole run; 3 means up to 4 attempts.
+        on_failure, on_cancel: `async def handler(ctx, ended: EndedRun)`, started as a run of its own when a run of
+            this workflow failed for good or was cancelled: the place for durable compensation.
+
+    Raises:
+        WorkflowDefinitionError: what cannot work is refused here, by name.
+
+    Example:
+        >>> @workflow(id="greet")
+        ... async def greet(ctx: Context, name: str) -> str:
+        ...     return f"hello {name}"
+        >>> greet.id
+        'greet'
+    """
+
+    def decorate(fn: Callable[..., Coroutine[Any, Any, Any]], /) -> Workflow[Any, Any]:
+        return Workflow(id=id, fn=fn, on=on, retries=retries, on_failure=on_failure, on_cancel=on_cancel)
+
+    return decorate

@@ -1,0 +1,234 @@
+"""Every error this library raises, one base above them all.
+
+A class tells the reader what he may do: retry, give up, or nothing. Messages name the run, the step, what was
+expected, what was found, and the remedy. "What I awaited was cancelled" (`WorkflowCancelledError`, an ordinary
+`Exception`) is never mixed up with "I was cancelled" (`asyncio.CancelledError`).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+
+__all__ = [
+    "DurationError",
+    "EffectOutsideStepError",
+    "ErrorInfo",
+    "InvokeDepthError",
+    "InvokeTargetError",
+    "NonDeterminismError",
+    "NonRetriableError",
+    "PayloadError",
+    "RetryAfterError",
+    "RotorError",
+    "RunExistsError",
+    "RunNotFoundError",
+    "RuntimeStateError",
+    "StepFailedError",
+    "StepRefusedError",
+    "StepTimeoutError",
+    "StoreCorruptedError",
+    "StoreError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreVersionError",
+    "WorkflowCancelledError",
+    "WorkflowDefinitionError",
+    "WorkflowError",
+    "WorkflowFailedError",
+    "WorkflowTimeoutError",
+]
+
+
+class ErrorInfo(msgspec.Struct, frozen=True):
+    """What is kept of an exception once it has left its process: type name, message and traceback text."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class RotorError(Exception):
+    """Base of every error of this library."""
+
+
+class WorkflowError(RotorError):
+    """The end of another run, seen by the one who awaited it: base of failed, timed out and cancelled.
+
+    Attributes:
+        run_id: id of the run that was awaited.
+        workflow_id: id of its workflow.
+    """
+
+    def __init__(self, message: str, *, run_id: str, workflow_id: str) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.workflow_id = workflow_id
+
+    def _identity(self) -> tuple[object, ...]:
+        return (type(self), self.args, self.run_id, self.workflow_id)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal by content: the error that a replay raises equals the one of the first execution."""
+        return isinstance(other, WorkflowError) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.run_id, self.workflow_id))
+
+
+class WorkflowFailedError(WorkflowError):
+    """The awaited run failed for good: its own retries are used up.
+
+    Attributes:
+        error: what ended it: original type name, message and remote traceback.
+    """
+
+    def __init__(self, *, run_id: str, workflow_id: str, error: ErrorInfo) -> None:
+        message = f"run {run_id} of workflow {workflow_id!r} failed: {error.type}: {error.message}"
+        super().__init__(message, run_id=run_id, workflow_id=workflow_id)
+        self.error = error
+        if error.traceback:
+            self.add_note(f"remote traceback:\n{error.traceback}")
+
+
+class WorkflowTimeoutError(WorkflowError):
+    """The awaiting side's timeout passed. The awaited run keeps running and can be joined or cancelled by `run_id`.
+
+    Attributes:
+        timeout: the timeout that passed, in seconds.
+    """
+
+    def __init__(self, *, run_id: str, workflow_id: str, timeout: float) -> None:
+        message = (
+            f"run {run_id} of workflow {workflow_id!r} did not end within {timeout:g} s; "
+            f"it keeps running: await it with runtime.run({run_id!r}).result(), or cancel it"
+        )
+        super().__init__(message, run_id=run_id, workflow_id=workflow_id)
+        self.timeout = timeout
+
+
+class WorkflowCancelledError(WorkflowError):
+    """The awaited run was cancelled. The awaiting one was not: this is an ordinary exception.
+
+    Attributes:
+        reason: what the canceller gave as reason, or "".
+    """
+
+    def __init__(self, *, run_id: str, workflow_id: str, reason: str = "") -> None:
+        message = f"run {run_id} of workflow {workflow_id!r} was cancelled" + (f": {reason}" if reason else "")
+        super().__init__(message, run_id=run_id, workflow_id=workflow_id)
+        self.reason = reason
+
+
+class StepTimeoutError(RotorError):
+    """A step's body took longer than its `timeout`.
+
+    Attributes:
+        step_id: the step. timeout: its cap, in seconds.
+    """
+
+    def __init__(self, message: str, *, step_id: str = "", timeout: float = 0.0) -> None:
+        super().__init__(message)
+        self.step_id = step_id
+        self.timeout = timeout
+
+
+class StepFailedError(RotorError):
+    """A step raised an exception whose class cannot be built again from the journal.
+
+    A failed step raises its original exception, rebuilt from what was recorded, in the first execution as on replay.
+    Where that cannot be done (a class local to a function, arguments that cannot be stored), this one stands in.
+
+    Attributes:
+        error: original type name, message and traceback.
+        retriable: False if the original was a `NonRetriableError`.
+    """
+
+    def __init__(self, message: str, *, error: ErrorInfo, retriable: bool = True) -> None:
+        super().__init__(message)
+        self.error = error
+        self.retriable = retriable
+
+
+class StepRefusedError(RotorError):
+    """A step was called where none may start: while cleaning up after a cancellation, or after its attempt ended."""
+
+
+class NonRetriableError(RotorError):
+    """Raised by user code: do not retry, neither this step nor this run."""
+
+
+class RetryAfterError(RotorError):
+    """Raised by user code: retry, but not before `after` has passed.
+
+    Attributes:
+        after: the delay, a duration (`"90s"`, a `timedelta`, or a number of seconds).
+    """
+
+    def __init__(self, message: str = "", after: str | float | timedelta = 0) -> None:
+        super().__init__(message, after)
+        self.after = after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NonDeterminismError(RotorError):
+    """The workflow's code asked for something else than what the journal recorded under the same step key."""
+
+
+class EffectOutsideStepError(RotorError):
+    """A workflow body did I/O, used a thread, or awaited a future of another loop: put it in `step.run`."""
+
+
+class InvokeTargetError(RotorError):
+    """The workflow to be invoked is unknown, or is started by a schedule and so cannot be invoked."""
+
+
+class InvokeDepthError(RotorError):
+    """Invoking once more would exceed `max_depth`; the message names the chain of invokers."""
+
+
+class WorkflowDefinitionError(RotorError, ValueError):
+    """A workflow or a trigger is defined in a way that cannot work, or two workflows share one id."""
+
+
+class DurationError(RotorError, ValueError):
+    """Not a usable duration; the message names the parameter and shows a right value."""
+
+
+class PayloadError(RotorError, ValueError):
+    """A value cannot be stored and given back unaltered, or is larger than the payload limit."""
+
+
+class RunNotFoundError(RotorError, LookupError):
+    """No run has this id."""
+
+
+class RunExistsError(RotorError):
+    """The chosen run id belongs to a run of other content."""
+
+
+class RuntimeStateError(RotorError):
+    """The runtime is not open (not yet entered, closing, or closed)."""
+
+
+class StoreError(RotorError):
+    """The store failed. After a failed commit its outcome is unknown: the runtime stops, reopening re-reads the file."""
+
+
+class StoreFullError(StoreError):
+    """The disk is full: nothing of the refused commit was acknowledged. Make room, then open the store again."""
+
+
+class StoreLockedError(StoreError):
+    """Another process owns this store; the message names its pid."""
+
+
+class StoreCorruptedError(StoreError):
+    """The file is not one of ours, or a checksum says that it was damaged."""
+
+
+class StoreVersionError(StoreError):
+    """The file was written by a newer version of this library."""

@@ -1,0 +1,66 @@
+"""A run from outside: wait for it, look at it, cancel it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from rotor_actors.cancellation import CancelReport
+from rotor_actors.durations import Duration
+from rotor_actors.records import RunStatus
+from rotor_actors.views import RunInfo, RunTree
+
+if TYPE_CHECKING:
+    from rotor_actors.runtime import Runtime
+
+Out = TypeVar("Out")
+
+
+class RunHandle(Generic[Out]):
+    """A run, by its id. It holds no state of its own: any number of them may stand for one run.
+
+    Attributes:
+        run_id: the run.
+    """
+
+    __slots__ = ("_runtime", "run_id")
+
+    def __init__(self, runtime: Runtime, run_id: str) -> None:
+        self._runtime = runtime
+        self.run_id = run_id
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self.run_id}>"
+
+    async def result(self, timeout: Duration | None = None) -> Out:
+        """Wait for the end, and give the result.
+
+        Args:
+            timeout: how long to wait; None for ever.
+
+        Raises:
+            WorkflowFailedError, WorkflowCancelledError: how else it ended.
+            WorkflowTimeoutError: it has not ended within `timeout`; it runs on.
+            RunNotFoundError: no run has this id.
+            StoreError: the store failed; the run goes on when it is opened again.
+            RuntimeStateError: the runtime was closed before the run ended.
+
+        Cancelling the waiter cancels neither the run nor other waiters.
+        """
+        result: Out = await self._runtime._result(self.run_id, timeout)  # pyright: ignore[reportPrivateUsage]
+        return result
+
+    async def status(self) -> RunStatus:
+        """Raises RunNotFoundError when no run has this id."""
+        return (await self.info()).status
+
+    async def info(self) -> RunInfo:
+        """All that is known of the run. Raises RunNotFoundError when no run has this id."""
+        return await self._runtime.info(self.run_id)
+
+    async def tree(self) -> RunTree:
+        """The run and all below it. Raises RunNotFoundError when no run has this id."""
+        return await self._runtime.tree(self.run_id)
+
+    async def cancel(self, reason: str = "") -> CancelReport:
+        """Cancel the run and all below it; see `Runtime.cancel`."""
+        return await self._runtime.cancel(self.run_id, reason)

@@ -1,0 +1,51 @@
+"""Names of steps and runs: pure functions where they must be the same again, a port where they must be new."""
+
+from __future__ import annotations
+
+import random
+from hashlib import blake2b
+from typing import Protocol
+
+
+class Ids(Protocol):
+    """Where new run ids come from."""
+
+    def new_run_id(self, now: float) -> str: ...
+
+
+class RandomIds:
+    """Time-ordered UUIDs (version 7): 48 bits of milliseconds, then 74 random bits.
+
+    Args:
+        rng: the source of chance; a seeded one makes the ids repeatable.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def new_run_id(self, now: float) -> str:
+        value = (int(now * 1000) & 0xFFFF_FFFF_FFFF) << 80 | self._rng.getrandbits(80)
+        return _as_uuid(f"{value:032x}", "7")
+
+
+def step_key(step_id: str, counter: int) -> bytes:
+    """The memo key of the `counter`-th use (from 0) of `step_id` in a run: a hash of `stepId:counter`."""
+    return blake2b(f"{step_id}:{counter}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def child_run_id(parent_run_id: str, key: bytes, generation: int) -> str:
+    """The run id of a child: a pure function of its place, so that it is stable over crashes.
+
+    `generation` counts from 1; it grows only when the parent's own scope withdrew the child before.
+    """
+    digest = blake2b(f"{parent_run_id}:{generation}:".encode() + key, digest_size=16).hexdigest()
+    return _as_uuid(digest, "8")
+
+
+def handler_run_id(run_id: str, event: str) -> str:
+    """The run id of a run's `on_cancel` or `on_failure` handler: at most one of each for a run."""
+    return _as_uuid(blake2b(f"{run_id}:{event}".encode(), digest_size=16).hexdigest(), "8")
+
+
+def _as_uuid(digits: str, version: str) -> str:
+    return f"{digits[:8]}-{digits[8:12]}-{version}{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

@@ -1,0 +1,136 @@
+"""Spawning children, attaching to those that run already, and letting go of them when the timeout passes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rotor_actors.errors import RunExistsError, StoreError
+from rotor_actors.ids import child_run_id
+from rotor_actors.loading import ReleaseNote
+from rotor_actors.messages import Pending, StepEnded
+from rotor_actors.records import (
+    Kind,
+    Outcome,
+    OutcomeStatus,
+    RunChanged,
+    RunCreated,
+    RunFlag,
+    RunRow,
+    StepRecorded,
+    StepRow,
+    Together,
+)
+from rotor_actors.run import Run
+from rotor_actors.run_actor import RunActor
+from rotor_actors.step_specs import InvokeSpec
+
+if TYPE_CHECKING:
+    from rotor_actors.engine import Engine
+
+
+class Invoking:
+    """What a parent's supervisor does for its invokes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def invoke(self, run: Run, pending: Pending, generation: int) -> None:
+        """Spawn the child; or, after a recovery or in a later attempt, wait for the one that runs."""
+        spec: InvokeSpec = pending.spec
+        child = run.child(pending.key)
+        if child is not None:
+            self._await(run, pending.key, child)
+        elif spec.run_id is not None:
+            self._engine.in_background(self._invoke_as(run, pending, generation, spec.run_id))
+        else:
+            self._spawn(run, pending, generation, child_run_id(run.row.run_id, pending.key, generation))
+
+    def _await(self, run: Run, key: bytes, child: Run) -> None:
+        if isinstance(run.actor, RunActor) and child.row.deadline is not None and not child.is_doomed:
+            run.actor.await_child(key, child.row.deadline)
+
+    def _spawn(self, run: Run, pending: Pending, generation: int, run_id: str) -> None:
+        engine, parent, spec = self._engine, run.row, pending.spec
+        workflow = engine.registry.get(spec.workflow_id)
+        assert workflow is not None
+        now = engine.now()
+        n = engine.tree.next_n()
+        row = RunRow(
+            n=n,
+            run_id=run_id,
+            workflow_id=spec.workflow_id,
+            root_n=parent.root_n,
+            root_run_id=parent.root_run_id,
+            created_at=now,
+            parent_n=parent.n,
+            parent_run_id=parent.run_id,
+            parent_key=pending.key,
+            parent_step_id=pending.step_id,
+            generation=generation,
+            depth=parent.depth + 1,
+            input=spec.data,
+            headers=spec.headers,
+            retries=spec.retries,
+            timeout=spec.timeout,
+            deadline=now + spec.timeout,
+            attempt_at=now,
+            flags=RunFlag.ABANDON if spec.abandon else 0,
+        )
+        seq = engine.append(run, RunCreated(row))
+        child = engine.create(row, workflow, run, run.context)
+        child.seen_seq = seq
+        self._await(run, pending.key, child)
+
+    async def _invoke_as(self, run: Run, pending: Pending, generation: int, run_id: str) -> None:
+        """Spawn under an id of the caller's choice, once it is known to be free."""
+        engine, actor = self._engine, run.actor
+        assert isinstance(actor, RunActor)
+        with actor.busy():
+            taken = engine.tree.find(run_id) is not None or await self._is_stored(run_id)
+        if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
+            return
+        if taken or engine.tree.find(run_id) is not None:
+            self._refuse(run, pending, run_id)
+        else:
+            self._spawn(run, pending, generation, run_id)
+        engine.queue(run)
+
+    async def _is_stored(self, run_id: str) -> bool:
+        engine = self._engine
+        try:
+            return await engine.ports.reader.call(lambda: engine.ports.store.find(run_id)) is not None
+        except StoreError:
+            return True  # the spawn could not be committed either
+
+    def _refuse(self, run: Run, pending: Pending, run_id: str) -> None:
+        error = RunExistsError(
+            f"{run.where}: step {pending.step_id!r} cannot spawn a run with the id {run_id!r}: another run has it; "
+            f"leave run_id out, or choose one that is new"
+        )
+        blob = self._engine.encode_error(error)
+        self._record(run, pending, OutcomeStatus.FAILED, "", blob)
+
+    def timed_out(self, run: Run, pending: Pending) -> None:
+        """The parent lets go: the child runs on, and its end goes to nobody."""
+        child = run.child(pending.key)
+        if child is None or child.is_doomed:
+            return  # its end is on its way
+        child.row.flags |= RunFlag.RELEASED
+        blob = msgspec.msgpack.encode(child.row.timeout or 0.0)
+        self._record(run, pending, OutcomeStatus.TIMED_OUT, child.row.run_id, blob, child)
+
+    def _record(
+        self, run: Run, pending: Pending, status: OutcomeStatus, run_id: str, blob: bytes, child: Run | None = None
+    ) -> None:
+        engine = self._engine
+        note = msgspec.msgpack.encode(ReleaseNote(run_id, pending.target, blob))
+        row = StepRow(run.row.n, engine.now(), Kind.INVOKE, pending.key, pending.step_id, pending.target, status, note)
+        row.seq = seq = engine.journal.next_seq
+        if child is None:
+            engine.journal.append(StepRecorded(row))
+        else:
+            engine.journal.append(Together([StepRecorded(row), RunChanged(child.snapshot())]))
+        engine.progressed(run)
+        run.post(StepEnded(pending.key, Outcome(status, blob), seq, row.at, run_id, pending.target))

@@ -1,0 +1,202 @@
+"""The journal: every fact is appended here and numbered; one writer commits; effects wait for their past.
+
+The causal barrier. A run carries the number of the newest entry in its causal past. Before an effect (what the world
+outside can see) that number must be durable; nothing else waits. Commit order is append order, so a crash leaves a
+prefix of what was appended, and every effect that happened is explained by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from aiorwlock import RWLock
+
+from rotor_actors.errors import StoreError, StoreFullError
+from rotor_actors.executor import Executor
+from rotor_actors.records import Entry, RunRested
+from rotor_actors.stores.base import Store
+
+_logger = logging.getLogger("rotor_actors")
+
+# Large enough that a commit's fixed cost is small beside it, small enough that encoding it (a millisecond of the
+# interpreter for each few hundred entries) never keeps the loop waiting for long.
+ENTRIES_PER_COMMIT = 2_000
+
+FULL_RETRY_SECONDS = 0.5
+
+
+class _Batch:
+    """What goes into one commit, and the effects that wait for it."""
+
+    __slots__ = ("effects", "entries", "last_seq")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.effects: list[Callable[[], None]] = []
+        self.last_seq = 0
+
+
+class Journal:
+    """Appends in memory, commits behind.
+
+    Args:
+        store: where commits go.
+        executor: where the blocking commit is called.
+        last_seq: the newest entry the store holds.
+        release: is handed the effects whose past has become durable.
+        on_failure: is told when a commit failed; from then on nothing is released.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        executor: Executor,
+        last_seq: int,
+        release: Callable[[list[Callable[[], None]]], None],
+        on_failure: Callable[[StoreError], None],
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._release = release
+        self._on_failure = on_failure
+        self.last_seq = last_seq
+        self.durable_seq = last_seq
+        self._batches: deque[_Batch] = deque([_Batch()])
+        self._rests: dict[int, RunRested] = {}
+        self._wake = asyncio.Event()
+        self._flushers: list[asyncio.Future[None]] = []
+        self.failure: StoreError | None = None
+        self.is_full = False
+        # Commits read, backup and compaction write: they exclude commits, and nothing else ever holds it.
+        self.commit_lock = RWLock()
+
+    @property
+    def next_seq(self) -> int:
+        """The number that the entry appended next will get."""
+        return self.last_seq + 1
+
+    def append(self, entry: Entry) -> int:
+        """Append an entry, which a crash keeps or loses as a whole, and return its number."""
+        self.last_seq = entry.seq = seq = self.last_seq + 1
+        batch = self._batches[-1]
+        if len(batch.entries) >= ENTRIES_PER_COMMIT:
+            batch = _Batch()
+            self._batches.append(batch)
+        batch.entries.append(entry)
+        batch.last_seq = seq
+        return seq
+
+    def note_rest(self, n: int, rest_seq: int, wake_at: float | None) -> None:
+        """Run `n` is at rest: write so with a commit that holds `rest_seq`, and recovery need not replay it.
+
+        A hint, not a fact: it has no number, and a stale one only costs a replay.
+        """
+        self._rests[n] = RunRested(n, rest_seq, wake_at)
+
+    def forget_rest(self, n: int) -> None:
+        self._rests.pop(n, None)
+
+    def when_durable(self, seq: int, effect: Callable[[], None]) -> None:
+        """Have `effect` begun once entry `seq` is durable; never, when a commit fails before."""
+        if self.failure is not None:
+            return
+        if seq <= self.durable_seq:
+            self._release([effect])
+            return
+        chosen = self._batches[-1]
+        for batch in reversed(self._batches):
+            if batch.last_seq < seq:
+                break
+            chosen = batch
+        chosen.effects.append(effect)
+
+    async def durable(self, seq: int) -> None:
+        """Wait until entry `seq` is durable.
+
+        Raises:
+            StoreError: a commit failed; whether this one is durable is unknown.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if seq <= self.durable_seq:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushers.append(waiter)
+        self.when_durable(seq, lambda: waiter.done() or waiter.set_result(None))
+        self.kick()
+        try:
+            await waiter
+        finally:
+            self._flushers.remove(waiter)
+
+    @property
+    def is_idle(self) -> bool:
+        """All that was appended is durable."""
+        return self.durable_seq >= self.last_seq and not self._rests
+
+    def kick(self) -> None:
+        """Commit what was appended, as soon as the commit under way is done."""
+        if self._batches[0].entries or self._rests:
+            self._wake.set()
+
+    async def serve(self) -> None:
+        """The writer: commit batch after batch, for as long as the runtime is open."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self.failure is None and (self._batches[0].entries or self._rests):
+                await self._commit_next()
+
+    async def _commit_next(self) -> None:
+        batch = self._batches.popleft()
+        self._batches.appendleft(batch)  # still found by when_durable while it is being committed
+        if len(self._batches) == 1:
+            self._batches.append(_Batch())
+        entries = batch.entries + self._take_rests(batch.last_seq or self.durable_seq)
+        try:
+            await self._write(entries)
+        except StoreError as error:
+            self._fail(error)
+            return
+        self._batches.popleft()
+        self.durable_seq = max(self.durable_seq, batch.last_seq)
+        self._release(batch.effects)
+
+    async def _write(self, entries: list[Entry]) -> None:
+        while True:
+            try:
+                async with self.commit_lock.reader_lock:
+                    await self._executor.call(lambda: self._store.commit(entries))
+            except StoreFullError as error:
+                # Refused as a whole: nothing is lost as long as we hold it. Nothing new is let in meanwhile.
+                if not self.is_full:
+                    _logger.error("%s (retrying; no run is accepted meanwhile)", error)
+                self.is_full = True
+                await asyncio.sleep(FULL_RETRY_SECONDS)
+            except StoreError:
+                raise
+            except Exception as error:
+                raise StoreError(f"commit failed: {type(error).__name__}: {error}") from error
+            else:
+                if self.is_full:
+                    _logger.warning("there is room on the disk again")
+                self.is_full = False
+                return
+
+    def _take_rests(self, upto_seq: int) -> list[Entry]:
+        taken: list[Entry] = [rest for rest in self._rests.values() if rest.rest_seq <= upto_seq]
+        if len(taken) == len(self._rests):
+            self._rests.clear()
+        else:
+            self._rests = {n: rest for n, rest in self._rests.items() if rest.rest_seq > upto_seq}
+        return taken
+
+    def _fail(self, error: StoreError) -> None:
+        self.failure = error
+        for waiter in self._flushers:
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._on_failure(error)

@@ -1,0 +1,152 @@
+"""From what is recorded of a run to the state its next turn starts from. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rotor_actors.messages import Known, Message, StepEnded, TimerFired
+from rotor_actors.records import (
+    ChildRow,
+    History,
+    Kind,
+    Outcome,
+    OutcomeStatus,
+    RunFlag,
+    RunStatus,
+    StepRow,
+)
+
+_OUTCOME_OF = {
+    RunStatus.COMPLETED: OutcomeStatus.COMPLETED,
+    RunStatus.FAILED: OutcomeStatus.FAILED,
+    RunStatus.CANCELLED: OutcomeStatus.CANCELLED,
+}
+
+
+class AttemptNote(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a failed attempt leaves to the next one.
+
+    `forget` are the step keys whose failure ended it: they run again. `sleeps` are the sleeps that were under way, with
+    the time they end.
+    """
+
+    error: bytes
+    forget: list[bytes] = []
+    sleeps: dict[bytes, float] = {}
+
+
+class StepRetry(msgspec.Struct, frozen=True):
+    """A step whose body has failed and is tried again."""
+
+    failures: int
+    due: float
+
+
+class Loaded(msgspec.Struct):
+    """See `RunState` for memo, record and recorded.
+
+    `generations` is the newest generation of each withdrawn child, by step key; `retries` and `sleeps` are the steps
+    in flight whose state is not in the body's hands.
+    """
+
+    memo: dict[bytes, Known]
+    record: list[Message]
+    recorded: dict[bytes, Known]
+    generations: dict[bytes, int]
+    retries: dict[bytes, StepRetry]
+    sleeps: dict[bytes, float]
+    newest_seq: int = 0
+
+
+def load(history: History, *, attempt_seq: int, upto_seq: int) -> Loaded:
+    """Sort what is recorded up to entry `upto_seq` into memo (up to `attempt_seq`) and record (after it)."""
+    loaded = Loaded({}, [], {}, {}, {}, {})
+    for seq, fact in _in_order(history, upto_seq):
+        loaded.newest_seq = seq
+        if isinstance(fact, ChildRow):
+            _add_outcome(loaded, seq, attempt_seq, _child_ended(fact, seq), _known_child(fact))
+        else:
+            _add_step(loaded, seq, attempt_seq, fact)
+    for child in history.children:
+        _add_child(loaded, child, upto_seq)
+    return loaded
+
+
+def _in_order(history: History, upto_seq: int) -> list[tuple[int, StepRow | ChildRow]]:
+    facts: list[tuple[int, StepRow | ChildRow]] = [(step.seq, step) for step in history.steps if step.seq <= upto_seq]
+    facts += [
+        (child.end_seq, child)
+        for child in history.children
+        if child.end_seq is not None and child.end_seq <= upto_seq and not child.flags & RunFlag.WITHDRAWN
+    ]
+    facts.sort(key=lambda fact: fact[0])
+    return facts
+
+
+def _add_step(loaded: Loaded, seq: int, attempt_seq: int, step: StepRow) -> None:
+    match step.kind:
+        case Kind.TIMER:
+            if seq > attempt_seq:
+                loaded.record.append(TimerFired(int(step.target), seq, step.at))
+        case Kind.STEP_RETRY:
+            if seq > attempt_seq:
+                loaded.retries[step.key] = StepRetry(step.attempts, step.due or 0.0)
+        case Kind.ATTEMPT:
+            note = msgspec.msgpack.decode(step.payload or b"", type=AttemptNote)
+            for key in note.forget:
+                loaded.memo.pop(key, None)
+            loaded.sleeps = dict(note.sleeps)
+        case Kind.RUN | Kind.INVOKE | Kind.SLEEP:
+            known = Known(step.kind, step.target, Outcome(step.status, step.payload), step_id=step.step_id)
+            if step.kind is Kind.INVOKE:
+                known = msgspec.structs.replace(known, **_released_child(step))
+            assert known.outcome is not None
+            ended = StepEnded(step.key, known.outcome, seq, step.at, known.run_id, known.workflow_id)
+            _add_outcome(loaded, seq, attempt_seq, ended, known)
+
+
+def _add_outcome(loaded: Loaded, seq: int, attempt_seq: int, ended: StepEnded, known: Known) -> None:
+    """The first outcome under a key stands: a child's end after the parent's timeout is no longer the parent's."""
+    if seq <= attempt_seq:
+        loaded.memo.setdefault(ended.key, known)
+    elif ended.key not in loaded.memo:
+        loaded.record.append(ended)
+        loaded.recorded.setdefault(ended.key, known)
+
+
+def _add_child(loaded: Loaded, child: ChildRow, upto_seq: int) -> None:
+    if child.flags & RunFlag.WITHDRAWN:
+        loaded.generations[child.key] = max(child.generation, loaded.generations.get(child.key, 0))
+    elif child.key not in loaded.memo:
+        loaded.recorded.setdefault(child.key, Known(Kind.INVOKE, child.workflow_id, None, child.run_id))
+
+
+def _known_child(child: ChildRow) -> Known:
+    return Known(Kind.INVOKE, child.workflow_id, child_outcome(child), child.run_id, child.workflow_id)
+
+
+def _child_ended(child: ChildRow, seq: int) -> StepEnded:
+    return StepEnded(child.key, child_outcome(child), seq, child.ended_at or 0.0, child.run_id, child.workflow_id)
+
+
+def child_outcome(child: ChildRow) -> Outcome:
+    """What a child's end is to its parent."""
+    payload = child.result if child.status is RunStatus.COMPLETED else child.error
+    return Outcome(_OUTCOME_OF[child.status], payload)
+
+
+class ReleaseNote(msgspec.Struct, frozen=True):
+    """The payload of an invoke's own journal row: the parent timed out, or the child could not be spawned."""
+
+    run_id: str
+    workflow_id: str
+    payload: bytes
+
+
+def _released_child(step: StepRow) -> dict[str, object]:
+    note = msgspec.msgpack.decode(step.payload or b"", type=ReleaseNote)
+    return {
+        "run_id": note.run_id,
+        "workflow_id": note.workflow_id,
+        "outcome": Outcome(step.status, note.payload),
+    }

@@ -1,0 +1,56 @@
+"""A run's mailbox: two lanes, control ahead of the rest. Nothing is read by awaiting, so nothing can be lost by it."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from rotor_actors.messages import AttemptDue, Interrupt, Message
+
+
+class Mailbox:
+    """Messages in the order of their posting. Unbounded: completions are never refused, admission is bounded at start.
+
+    Both lanes are made when first used: a parked run keeps an empty mailbox, and there may be a million of them.
+    """
+
+    __slots__ = ("_control", "_messages")
+
+    def __init__(self) -> None:
+        self._control: deque[Interrupt] | None = None
+        self._messages: deque[Message | AttemptDue] | None = None
+
+    def post(self, message: Message | AttemptDue) -> None:
+        if self._messages is None:
+            self._messages = deque()
+        self._messages.append(message)
+
+    def post_control(self, message: Interrupt) -> None:
+        if self._control is None:
+            self._control = deque()
+        self._control.append(message)
+
+    @property
+    def has_control(self) -> bool:
+        return self._control is not None
+
+    def take(self) -> Message | AttemptDue | Interrupt | None:
+        """The next message: control first. None when there is none."""
+        if self._control:
+            return self._control.popleft()
+        if self._messages:
+            message = self._messages.popleft()
+            if not self._messages:
+                self._messages = None
+            return message
+        return None
+
+    def drop_upto(self, seq: int) -> None:
+        """Drop what a history loaded up to entry `seq` holds already."""
+        if self._messages:
+            self._messages = deque(message for message in self._messages if message.seq > seq)
+
+    def clear(self) -> None:
+        self._control = self._messages = None
+
+    def __bool__(self) -> bool:
+        return bool(self._control or self._messages)

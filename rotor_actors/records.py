@@ -1,0 +1,215 @@
+"""What is written down: run rows, journal rows, and the entries that carry them to the store.
+
+Records outlive programs: new fields get defaults, old ones never change their type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntFlag, StrEnum
+from typing import TypeAlias
+
+import msgspec
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. Queued, then running, then one of the three ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
+
+
+class Kind(StrEnum):
+    """What a journal row tells of: the outcome of a step (run, invoke, sleep), or an event in the run's life."""
+
+    RUN = "run"
+    INVOKE = "invoke"
+    SLEEP = "sleep"
+    TIMER = "timer"
+    """A timer of the body fired; `target` is its number."""
+    STEP_RETRY = "step-retry"
+    """A step's body failed and is tried again at `due`."""
+    ATTEMPT = "attempt"
+    """An attempt of the run failed; `payload` names the step outcomes to be forgotten."""
+
+
+class OutcomeStatus(StrEnum):
+    """How a step ended. For an invoke, timed out says that the parent let go and the child ran on."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+class RunFlag(IntFlag):
+    """Marks on a run row."""
+
+    NONE = 0
+    RELEASED = 1
+    """Its parent timed out on it: its end goes to nobody, and it runs on when the parent ends."""
+    ABANDON = 2
+    """Invoked with `on_parent_close="abandon"`."""
+    WITHDRAWN = 4
+    """Cancelled by the scope that awaited it: no outcome; the same key may be invoked again."""
+    DIVERGED = 8
+    """A replay asked for other steps than the record holds: the workflow's code has changed under it."""
+    HANDLER = 16
+    """An `on_failure` or `on_cancel` handler of another run."""
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """How a step ended, as stored.
+
+    `payload` is the encoded result when completed, the encoded `RecordedError` when failed (of a child: its
+    `ErrorInfo`), the encoded reason when cancelled, and the encoded timeout in seconds when timed out.
+    """
+
+    status: OutcomeStatus
+    payload: bytes | None = None
+
+
+class RunRow(msgspec.Struct):
+    """One run. `n` numbers runs in the order of their creation and is what rows are clustered by."""
+
+    n: int
+    run_id: str
+    workflow_id: str
+    root_n: int
+    root_run_id: str
+    created_at: float
+    parent_n: int | None = None
+    parent_run_id: str | None = None
+    parent_key: bytes | None = None
+    parent_step_id: str | None = None
+    generation: int = 1
+    depth: int = 0
+    input: bytes | None = None
+    headers: bytes | None = None
+    retries: bytes | None = None
+    """The retry policy given with the invoke, encoded; None for the workflow's own."""
+    timeout: float | None = None
+    deadline: float | None = None
+    """When the parent's invoke times out, and after how many seconds; None where nobody awaits."""
+
+    status: RunStatus = RunStatus.RUNNING
+    attempt: int = 1
+    attempt_seq: int = 0
+    """Newest entry before the current attempt: rows up to it are memo, later ones are this attempt's record."""
+    attempt_at: float | None = None
+    """When the current attempt began; None while queued or waiting to be retried."""
+    wake_at: float | None = None
+    """When a run at rest is due next."""
+    rest_seq: int = 0
+    """Newest entry that a run at rest, without a step in flight, has seen; 0 while it is not."""
+    recoveries: int = 0
+    """How often in a row it was recovered without getting any further."""
+    ended_at: float | None = None
+    end_seq: int | None = None
+    result: bytes | None = None
+    error: bytes | None = None
+    flags: int = 0
+
+
+class StepRow(msgspec.Struct, gc=False):
+    """One row of a run's journal."""
+
+    n: int
+    at: float
+    kind: Kind
+    key: bytes = b""
+    step_id: str = ""
+    target: str = ""
+    status: OutcomeStatus = OutcomeStatus.COMPLETED
+    payload: bytes | None = None
+    began_at: float | None = None
+    attempts: int = 1
+    due: float | None = None
+    seq: int = 0
+
+
+class ChildRow(msgspec.Struct, gc=False):
+    """What a parent's replay needs to know of a child: the child's row is the memo of its invoke."""
+
+    n: int
+    parent_n: int
+    run_id: str
+    workflow_id: str
+    key: bytes
+    generation: int
+    status: RunStatus
+    flags: int
+    ended_at: float | None
+    end_seq: int | None
+    result: bytes | None
+    error: bytes | None
+
+
+class History(msgspec.Struct):
+    """All that is recorded of a run: journal rows in their order, and its children."""
+
+    steps: list[StepRow]
+    children: list[ChildRow]
+
+
+class RunCreated(msgspec.Struct, tag=True):
+    run: RunRow
+    seq: int = 0
+
+
+class RunChanged(msgspec.Struct, tag=True):
+    """A snapshot of a run row; only the fields from `status` on can have changed."""
+
+    run: RunRow
+    seq: int = 0
+
+
+class StepRecorded(msgspec.Struct, tag=True):
+    step: StepRow
+    seq: int = 0
+
+
+class RunsCancelled(msgspec.Struct, tag=True):
+    """Runs that became cancelled together; `withdrawn` is among them when its awaiting scope was cancelled."""
+
+    ns: list[int]
+    at: float
+    error: bytes | None
+    withdrawn: int | None = None
+    seq: int = 0
+
+
+class RunRested(msgspec.Struct, tag=True):
+    """A hint: the run is at rest, so recovery need not replay it before `wake_at` or a message."""
+
+    n: int
+    rest_seq: int
+    wake_at: float | None
+    seq: int = 0
+
+
+class Together(msgspec.Struct, tag=True):
+    """Entries of which a crash leaves all or none."""
+
+    entries: list[Entry]
+    seq: int = 0
+
+
+Fact: TypeAlias = RunCreated | RunChanged | StepRecorded | RunsCancelled | RunRested
+Entry: TypeAlias = Fact | Together
+
+
+def flatten(entries: list[Entry]) -> Iterator[Fact]:
+    """The entries in order, groups opened."""
+    for entry in entries:
+        if isinstance(entry, Together):
+            yield from flatten(entry.entries)
+        else:
+            yield entry

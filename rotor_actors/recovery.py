@@ -1,0 +1,161 @@
+"""Going on where the last process stopped.
+
+Every run that has not ended gets its place in the tree. Only those that were in the middle of something are replayed:
+what waited for a child or a timer is loaded when that reaches it. A run that seems to kill the process each time it is
+recovered is put on probation, one at a time, so that it does not take the others with it, and then set aside.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from rotor_actors.engine import Engine
+from rotor_actors.errors import ErrorInfo
+from rotor_actors.messages import AttemptDue
+from rotor_actors.records import Entry, RunChanged, RunStatus, Together
+from rotor_actors.run import Phase, Run
+from rotor_actors.stores.base import LiveRun
+
+_logger = logging.getLogger("rotor_actors")
+
+# After so many recoveries in a row without progress, a run is recovered alone.
+SUSPECT_AFTER = 3
+PROBATION_SECONDS = 5.0
+
+
+class Recovery:
+    """Takes over what a store holds. `begin` once, before the runtime serves."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._suspects: list[Run] = []
+        self._on_probation: Run | None = None
+        self._survivors: list[Run] = []
+
+    def begin(self, live: list[LiveRun]) -> None:
+        """Build the tree and let go on what was under way."""
+        for found in live:
+            self._place(found)
+        to_replay = [found for found in live if self._is_under_way(found)]
+        for found in live:
+            self._arm(found)
+        self._replay([run for found in to_replay if (run := self._engine.tree.get(found.row.n)) is not None])
+        self._engine.admit_held()
+        self._report(live, to_replay)
+
+    def _place(self, found: LiveRun) -> None:
+        engine, row = self._engine, found.row
+        parent = None if row.parent_n is None else engine.tree.get(row.parent_n)
+        run = Run(engine, row, parent, Phase.STORED)
+        run.workflow = engine.registry.get(row.workflow_id)
+        run.seen_seq = found.newest_seq
+        engine.tree.add(run)
+        if parent is None and row.parent_n is not None:
+            engine.tree.adopt(run, engine.tree.get(row.root_n))
+        if row.parent_n is None:
+            self._admit(run)
+        if run.workflow is None:
+            run.phase = Phase.HELD
+            engine.tree.add_orphan(run)
+
+    def _admit(self, run: Run) -> None:
+        """Those that had begun stay admitted, whatever the limit is now."""
+        if run.row.status is RunStatus.QUEUED:
+            run.phase = Phase.HELD
+            self._engine.held_roots.append(run)
+        else:
+            self._engine.active_roots += 1
+
+    def _is_under_way(self, found: LiveRun) -> bool:
+        row = found.row
+        run = self._engine.tree.get(row.n)
+        if run is None or run.phase is not Phase.STORED or row.attempt_at is None:
+            return False
+        return not row.rest_seq or found.newest_seq > row.rest_seq
+
+    def _arm(self, found: LiveRun) -> None:
+        run = self._engine.tree.get(found.row.n)
+        if run is not None and run.phase is Phase.STORED and found.row.wake_at is not None:
+            self._engine.timers.add(run, found.row.wake_at)
+
+    # Poison
+
+    def _replay(self, runs: list[Run]) -> None:
+        engine = self._engine
+        entries: list[Entry] = []
+        for run in runs:
+            if run.row.recoveries >= engine.options.max_recoveries:
+                self._set_aside(run)
+            elif run.row.recoveries >= SUSPECT_AFTER:
+                self._suspects.append(run)
+            else:
+                run.row.recoveries += 1
+                entries.append(RunChanged(run.snapshot()))
+                self._survivors.append(run)
+        if entries:
+            seq = engine.journal.append(Together(entries))
+            for run in self._survivors:
+                run.seen_seq = max(run.seen_seq, seq)
+                run.post(AttemptDue(0.0))
+            engine.timers.add(self, engine.now() + PROBATION_SECONDS)
+        engine.on_progress = self._progressed
+        self._next_suspect()
+
+    def _next_suspect(self) -> None:
+        engine = self._engine
+        if self._on_probation is not None or not self._suspects:
+            return
+        run = self._on_probation = self._suspects.pop(0)
+        if run.phase is Phase.ENDED or run.is_doomed:
+            self._on_probation = None
+            self._next_suspect()
+            return
+        run.row.recoveries += 1
+        engine.append_change(run)
+        run.post(AttemptDue(0.0))
+        engine.timers.add(self, engine.now() + PROBATION_SECONDS)
+
+    def _progressed(self, run: Run) -> None:
+        if run is self._on_probation:
+            self._on_probation = None
+            self._next_suspect()
+
+    def alarm(self, now: float) -> None:
+        """The process has lived through the probation: what it recovered did not kill it."""
+        engine = self._engine
+        survivors, self._survivors = self._survivors, []
+        if self._on_probation is not None:
+            survivors.append(self._on_probation)
+            self._on_probation = None
+        changed = [run for run in survivors if run.phase is not Phase.ENDED and not run.is_doomed and run.row.recoveries]
+        for run in changed:
+            run.row.recoveries = 0
+        if changed:
+            engine.journal.append(Together([RunChanged(run.snapshot()) for run in changed]))
+            engine.queue_of_runs.poke()
+        self._next_suspect()
+
+    def _set_aside(self, run: Run) -> None:
+        message = (
+            f"set aside: the process ended {run.row.recoveries} times in a row while this run was being recovered, "
+            f"before it recorded anything; look for a crash in its code, then start it anew"
+        )
+        _logger.error("%s: %s", run.where, message)
+        info = ErrorInfo("PoisonRun", message)
+        self._engine.ending.end(run, RunStatus.FAILED, error=msgspec.msgpack.encode(info))
+
+    def _report(self, live: list[LiveRun], to_replay: list[LiveRun]) -> None:
+        if live:
+            _logger.info("recovered %d unfinished runs, %d of them were under way", len(live), len(to_replay))
+        orphans = self._engine.tree.orphans
+        for run in orphans[:10]:
+            _logger.warning(
+                "%s is left untouched: no workflow of that id is registered; name it in Runtime(workflows=[…])",
+                run.where, extra={"run_id": run.row.run_id},
+            )  # fmt: skip
+        if len(orphans) > 10:
+            _logger.warning("… and %d more runs of workflows that are not registered", len(orphans) - 10)
+
+

@@ -1,0 +1,140 @@
+"""A run in memory: a node of the run tree, with its row, its mailbox and, while it is loaded, its actor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rotor_actors.mailbox import Mailbox
+from rotor_actors.messages import AttemptDue, Interrupt, Message
+from rotor_actors.records import History, RunFlag, RunRow
+from rotor_actors.workflow import Workflow
+from supervisors import ChildTable
+
+if TYPE_CHECKING:
+    from rotor_actors.cancellation import Cancellation
+
+
+class Phase(Enum):
+    """What must happen before a run can take its next message."""
+
+    HELD = "held"
+    """Queued for admission, or its workflow is not registered: nothing, for now."""
+    FRESH = "fresh"
+    """Nothing is recorded of it: its body can begin."""
+    STORED = "stored"
+    """Its history must be loaded."""
+    LOADING = "loading"
+    LOADED = "loaded"
+    ACTIVE = "active"
+    ENDED = "ended"
+
+
+class Actor(Protocol):
+    """The live attempt of a run."""
+
+    def go_on(self, is_over: Callable[[], bool]) -> bool: ...
+
+    def alarm(self, now: float) -> None: ...
+
+
+class RunHost(Protocol):
+    """Whom a run asks to be driven."""
+
+    def queue(self, run: Run) -> None: ...
+
+    def drive(self, run: Run, is_over: Callable[[], bool]) -> bool: ...
+
+    def alarm(self, run: Run, now: float) -> None: ...
+
+
+class Run:
+    """One run that has not ended. Its children stand in its `ChildTable`: the run tree is the supervision tree."""
+
+    __slots__ = (
+        "actor", "cancellation", "children", "context", "history", "history_seq", "host", "is_doomed", "is_queued",
+        "mailbox", "parent", "phase", "row", "seen_seq", "waiters", "workflow",
+    )  # fmt: skip
+
+    def __init__(self, host: RunHost, row: RunRow, parent: Run | None, phase: Phase) -> None:
+        self.host = host
+        self.row = row
+        self.parent = parent
+        self.phase = phase
+        self.workflow: Workflow[Any, Any] | None = None
+        self.children: ChildTable[Run] | None = None
+        self.mailbox = Mailbox()
+        self.actor: Actor | None = None
+        self.context: contextvars.Context | None = None
+        self.history: History | None = None
+        self.history_seq = 0
+        self.waiters: list[asyncio.Future[RunRow]] | None = None
+        self.cancellation: Cancellation | None = None
+        # Cancelled, though it may still be cleaning up: nothing it does is recorded any more, no child is admitted.
+        self.is_doomed = False
+        self.is_queued = False
+        # Newest entry in its causal past: what must be durable before any effect of this run.
+        self.seen_seq = 0
+
+    @property
+    def where(self) -> str:
+        return f"run {self.row.run_id} of workflow {self.row.workflow_id!r}"
+
+    @property
+    def is_owned(self) -> bool:
+        """Its parent awaits it: its end is the parent's to know."""
+        return self.parent is not None and not self.row.flags & (RunFlag.RELEASED | RunFlag.WITHDRAWN)
+
+    def snapshot(self) -> RunRow:
+        return copy.copy(self.row)
+
+    # The mailbox
+
+    def post(self, message: Message | AttemptDue) -> None:
+        if self.phase is Phase.ENDED or self.is_doomed:
+            return  # a dead letter: the sender's entry says all there is to say
+        self.mailbox.post(message)
+        self.host.queue(self)
+
+    def post_control(self, message: Interrupt) -> None:
+        self.mailbox.post_control(message)
+        self.host.queue(self)
+
+    def go_on(self, is_over: Callable[[], bool]) -> bool:
+        return self.host.drive(self, is_over)
+
+    def alarm(self, now: float) -> None:
+        self.host.alarm(self, now)
+
+    # The tree
+
+    def add_child(self, key: bytes, child: Run) -> None:
+        if self.children is None:
+            self.children = ChildTable()
+        self.children.add(key, child)
+
+    def child(self, key: bytes) -> Run | None:
+        return None if self.children is None else self.children.get(key)
+
+    def drop_child(self, key: bytes, child: Run) -> None:
+        if self.children is not None and self.children.get(key) is child:
+            self.children.remove(key)
+
+    def each_child(self) -> Iterator[Run]:
+        """Running children, newest first."""
+        return iter(()) if self.children is None else self.children.shutdown_order()
+
+
+def subtree(tops: list[Run], *, follow: Callable[[Run], bool] = lambda run: True) -> list[Run]:
+    """The runs and all that run below them, parents before children; iterative, for a tree may be deep.
+
+    `follow` says of a child whether it is taken; what it refuses is left out with all below it.
+    """
+    found = list(tops)
+    for run in found:
+        found.extend(child for child in run.each_child() if not child.is_doomed and follow(child))
+    return found

@@ -1,0 +1,501 @@
+"""The shell around one attempt of a run: it takes messages, drives the body on its own loop, performs the effects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any, NoReturn, Protocol
+
+import msgspec
+
+from rotor_actors.alarms import Alarms
+from rotor_actors.context import Context
+from rotor_actors.errors import InvokeDepthError, InvokeTargetError, NonDeterminismError, StepRefusedError
+from rotor_actors.loading import Loaded
+from rotor_actors.messages import (
+    Begin,
+    Diverged,
+    Fire,
+    Pending,
+    Resolve,
+    StepEnded,
+    TimerFired,
+    Withdraw,
+)
+from rotor_actors.payload import Codec
+from rotor_actors.records import Kind
+from rotor_actors.run import Run
+from rotor_actors.run_loop import RunLoop, RunTask
+from rotor_actors.run_state import RunState
+from rotor_actors.step_specs import SleepSpec
+from rotor_actors.step_task import StepHost, StepTask
+from rotor_actors.workflow import Event, Workflow
+
+_NO_HEADERS: Mapping[str, str] = {}
+_CANCELLED = "the run is cancelled and only cleans up; durable compensation belongs in the workflow's on_cancel handler"
+
+
+class ActorHost(StepHost, Protocol):
+    """What an actor asks of the engine. Everything here is synchronous: it appends, posts and queues."""
+
+    def codecs_of(self, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]: ...
+
+    def codec_of(self, annotation: object) -> Codec: ...
+
+    def step_codec(self, fn: Callable[..., Any]) -> Codec: ...
+
+    def find_workflow(self, workflow_id: str) -> Workflow[Any, Any] | None: ...
+
+    def known_workflow_ids(self) -> list[str]: ...
+
+    def register(self, workflow: Workflow[Any, Any]) -> None: ...
+
+    def chain(self, run: Run) -> list[str]: ...
+
+    def max_depth(self) -> int | None: ...
+
+    def invoke(self, run: Run, pending: Pending, generation: int) -> None:
+        """Spawn the child, or attach to it where it runs already."""
+        ...
+
+    def withdraw(self, run: Run, key: bytes) -> None: ...
+
+    def cancel_from_inside(self, run: Run, reason: str) -> None: ...
+
+    def sleep_ended(self, run: Run, pending: Pending, at: float) -> None: ...
+
+    def invoke_timed_out(self, run: Run, pending: Pending, at: float) -> None: ...
+
+    def timer_fired(self, run: Run, number: int, at: float) -> None: ...
+
+    def mark_diverged(self, run: Run, step_id: str) -> None: ...
+
+    def at_rest(self, run: Run, due: float | None, *, is_parked: bool) -> None: ...
+
+    def attempt_ended(self, run: Run, task: asyncio.Task[Any], failed_keys: list[bytes],
+                      sleeps: dict[bytes, float]) -> None: ...  # fmt: skip
+
+    def cleaned_up(self, run: Run, task: asyncio.Task[Any]) -> None: ...
+
+
+class RunActor:
+    """One attempt of one run."""
+
+    __slots__ = ("_alarms", "_checks", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_over", "_loaded", "_loop", "_now",
+                 "_run", "_state", "_steps", "_task", "where")  # fmt: skip
+
+    def __init__(
+        self, host: ActorHost, run: Run, loaded: Loaded | None, *, is_replaying: bool, is_strict: bool
+    ) -> None:
+        assert run.row.attempt_at is not None
+        self._host = host
+        self._run = run
+        self._loaded = loaded
+        self.where = run.where
+        self._loop = RunLoop(run.row.attempt_at, self.where, asyncio.get_running_loop())
+        self._loop.on_foreign = self._refuse_foreign
+        self._state = _state_of(self.where, loaded, is_replaying, is_strict)
+        self._steps: dict[bytes, StepTask] = {}
+        self._alarms: Alarms[bytes] = Alarms()
+        # Exceptions that were raised in the body for a failed step: if one ends the attempt, its step runs again.
+        self._failures: list[tuple[BaseException, bytes]] | None = None
+        self._task: RunTask | None = None
+        self._is_cleaning = False
+        self._is_closed = False
+        self._is_over: Callable[[], bool] | None = None
+        self._checks = 0
+
+    # Being driven
+
+    def begin(self, make_body: Callable[[Context], Any]) -> None:
+        """Create the body; it runs with the next turn."""
+        context = self._run.context or contextvars.copy_context()
+        self._task = self._loop.create_task(make_body(self._make_context()), name=self.where, context=context)
+
+    def go_on(self, is_over: Callable[[], bool]) -> bool:
+        """Take message after message, each time running the body until it is at rest."""
+        self._is_over = is_over
+        mailbox = self._run.mailbox
+        while not self._is_closed:
+            if mailbox.has_control and not self._is_cleaning:
+                self._clean_up()  # ahead of everything, even in the middle of a turn that does not end
+            if not self._run_to_rest():
+                return True  # in the middle of a turn
+            if self._is_closed:
+                break
+            message = mailbox.take()
+            if message is None:
+                self._rest()
+                return False
+            match message:
+                case StepEnded() | TimerFired() if not self._is_cleaning:
+                    self._take(message)
+                case _:
+                    pass
+            if is_over():
+                return True
+        return False
+
+    def _take(self, message: StepEnded | TimerFired) -> None:
+        if message.seq > self._run.seen_seq:
+            self._run.seen_seq = message.seq
+        self._loop.set_time(message.at)
+        self._state.apply(message)
+        self._perform_effects()
+
+    def _run_to_rest(self) -> bool:
+        """Run the body, perform what it asked for, replay what answers it; False when the slice is used up."""
+        while True:
+            if not self._loop.run(self._is_over):
+                return False
+            if self._task is not None and self._task.done():
+                self._finish(self._task)
+                return True
+            if not self._state.replaying:
+                self._perform_effects()
+                return True
+            self._replay_next()
+            if self._is_closed:
+                return True
+
+    def _replay_next(self) -> None:
+        self._perform_effects()
+        try:
+            message = self._state.next_recorded(self._loop.timers_set)
+        except NonDeterminismError as error:
+            self._abort(error)
+            return
+        if message is None:
+            self._perform_effects()
+        else:
+            self._take(message)
+
+    def _rest(self) -> None:
+        due = self.next_due()
+        if self._is_cleaning:
+            self._host.at_rest(self._run, due, is_parked=False)
+        else:
+            is_parked = not self._checks and all(step.retry_at is not None for step in self._steps.values())
+            if is_parked:
+                due = min((at for at in (due, *(step.retry_at for step in self._steps.values())) if at is not None),
+                          default=None)  # fmt: skip
+            self._host.at_rest(self._run, due, is_parked=is_parked)
+
+    def next_due(self) -> float | None:
+        """When a timer of the body, a sleep, or the timeout of an invoke is due."""
+        dues = [due for due in (self._loop.timers.next_due(), self._alarms.next_due()) if due is not None]
+        return min(dues, default=None)
+
+    def alarm(self, now: float) -> None:
+        """Post what is due: each is recorded in the act that posts it, so that the record keeps the body's order."""
+        if self._is_cleaning:
+            self._fire_unrecorded(now)
+            return
+        while not self._is_closed:
+            timer, other = self._loop.timers.next_due(), self._alarms.next_due()
+            if timer is not None and timer <= now and (other is None or timer <= other):
+                number = self._loop.timers.pop_due(now)
+                assert number is not None
+                self._host.timer_fired(self._run, number, now)
+            elif other is not None and other <= now:
+                self._due(self._alarms.pop_due(now), now)
+            else:
+                break
+        self._host.at_rest(self._run, self.next_due(), is_parked=False)
+
+    def _due(self, key: bytes | None, now: float) -> None:
+        pending = None if key is None else self._state.is_pending(key)
+        if pending is None:
+            return
+        if pending.kind is Kind.SLEEP:
+            self._host.sleep_ended(self._run, pending, now)
+        elif pending.kind is Kind.INVOKE:
+            self._host.invoke_timed_out(self._run, pending, now)
+
+    def _fire_unrecorded(self, now: float) -> None:
+        self._loop.set_time(now)
+        while (number := self._loop.timers.pop_due(now)) is not None:
+            self._loop.fire(number)
+        self._run.host.queue(self._run)
+
+    # Effects
+
+    def _perform_effects(self) -> None:
+        for effect in self._state.take_effects():
+            match effect:
+                case Begin():
+                    self._begin_step(effect.pending)
+                case Resolve():
+                    self._resolve(effect.pending, effect.message)
+                case Fire():
+                    self._loop.fire(effect.number)
+                case Withdraw():
+                    self._withdraw(effect.pending)
+                case Diverged():
+                    self._host.mark_diverged(self._run, effect.step_id)
+
+    def _begin_step(self, pending: Pending) -> None:
+        match pending.kind:
+            case Kind.RUN:
+                self._begin_run(pending)
+            case Kind.INVOKE:
+                withdrawn = 0 if self._loaded is None else self._loaded.generations.get(pending.key, 0)
+                self._host.invoke(self._run, pending, withdrawn + 1)
+            case _:
+                spec: SleepSpec = pending.spec
+                begun = None if self._loaded is None else self._loaded.sleeps.get(pending.key)
+                self._alarms.add(pending.key, spec.due if begun is None else begun)
+
+    def _begin_run(self, pending: Pending) -> None:
+        retry = None if self._loaded is None else self._loaded.retries.get(pending.key)
+        step = StepTask(self._host, self._run, pending, 0 if retry is None else retry.failures)
+        self._steps[pending.key] = step
+        if retry is not None and retry.due > self._host.now():
+            step.retry_at = retry.due
+            self._host.timers.add(step, retry.due)
+        else:
+            self._host.start_when_durable(self._run, step)
+
+    def await_child(self, key: bytes, deadline: float) -> None:
+        """The child runs; from `deadline` on the invoke has timed out."""
+        self._alarms.add(key, deadline)
+        self._host.at_rest(self._run, self.next_due(), is_parked=False)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Something is being looked up for it: it is not at rest."""
+        self._checks += 1
+        try:
+            yield
+        finally:
+            self._checks -= 1
+
+    def waits_for(self, pending: Pending) -> bool:
+        return self._state.is_pending(pending.key) is pending
+
+    def _resolve(self, pending: Pending, message: StepEnded) -> None:
+        self._alarms.discard(pending.key)
+        future = pending.future
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def _withdraw(self, pending: Pending) -> None:
+        self._alarms.discard(pending.key)
+        step = self._steps.pop(pending.key, None)
+        if step is not None:
+            step.stop()
+        elif pending.kind is Kind.INVOKE:
+            self._host.withdraw(self._run, pending.key)
+
+    def step_left(self, step: StepTask) -> bool:
+        """The step is no longer in flight; False when nobody waits for it any more."""
+        return self._steps.pop(step.pending.key, None) is step and not self._is_closed
+
+    # The end of the attempt
+
+    def _finish(self, task: RunTask) -> None:
+        sleeps = self._open_sleeps()
+        self._close("its attempt has ended")
+        if self._is_cleaning:
+            self._host.cleaned_up(self._run, task)
+        else:
+            self._host.attempt_ended(self._run, task, self._failed_keys(task), sleeps)
+
+    def _open_sleeps(self) -> dict[bytes, float]:
+        sleeping = (pending for pending in self._state.pending if pending.kind is Kind.SLEEP)
+        dues = {pending.key: self._alarms.due_of(pending.key) for pending in sleeping}
+        return {key: due for key, due in dues.items() if due is not None}
+
+    def _failed_keys(self, task: RunTask) -> list[bytes]:
+        """Keys of the step failures that ended the attempt: raised as such, in a group, or as an explicit cause.
+
+        Not those in `__context__`: what was caught, and what was done about it, stands.
+        """
+        if task.cancelled() or self._failures is None:
+            return []
+        ended_by = _leaves_and_causes(task.exception())
+        return [key for error, key in self._failures if any(error is leaf for leaf in ended_by)]
+
+    def _close(self, why: str) -> None:
+        """Interrupt what is left of it; nothing of it is recorded. Children in flight stay: that is no withdrawal."""
+        self._is_closed = True
+        self._state.refuse(why)
+        for step in tuple(self._steps.values()):
+            step.stop()
+        self._steps.clear()
+        for task in self._loop.pending_tasks():
+            task.cancel()
+        self._loop.run(_once())
+        for task in self._loop.pending_tasks():
+            task._log_destroy_pending = False  # it refused to end and is dropped on purpose
+        self._loop.on_foreign = None
+        self._loop.close()
+
+    def _abort(self, error: BaseException) -> None:
+        """End the attempt with an error that the body cannot catch."""
+        failed: asyncio.Future[Any] = self._loop.create_future()
+        failed.set_exception(error)
+        failed.exception()
+        self._close(str(error))
+        self._host.attempt_ended(self._run, failed, [], {})  # type: ignore[arg-type]
+
+    # Cancellation
+
+    def _clean_up(self) -> None:
+        """Interrupt the body; it may clean up, with timers but without steps, for as long as its grace lasts."""
+        if self._is_cleaning or self._task is None:
+            return
+        self._is_cleaning = True
+        self._state.refuse(_CANCELLED)
+        for step in tuple(self._steps.values()):
+            step.stop()
+        self._task.cancel()
+
+    def interrupt_again(self) -> None:
+        """It has not ended by the soft deadline."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            self._run.host.queue(self._run)
+
+    def shut_down(self) -> None:
+        """The runtime closes: interrupt everything and record nothing; the run goes on when it is opened again."""
+        if not self._is_closed:
+            self._close("the runtime is closing; the run goes on when it is opened again")
+
+    def abandon(self) -> None:
+        """Wait for it no longer. It is fenced: nothing it does is recorded, and it is not driven any more."""
+        self._is_closed = True
+        self._loop.on_foreign = None
+
+    def step_tasks(self) -> list[StepTask]:
+        return list(self._steps.values())
+
+    @property
+    def body(self) -> RunTask | None:
+        return self._task
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def _refuse_foreign(self) -> None:
+        self._loop.refuse_foreign_calls()
+        self._run.host.queue(self._run)
+
+    # What the body sees of it (`step.Body`)
+
+    async def perform(self, step_id: str, kind: Kind, target: str, spec: object) -> tuple[StepEnded, Any]:
+        if not self._loop.is_running():
+            raise StepRefusedError(
+                f"{self.where}: step {step_id!r} was called from outside the workflow's body (inside another step?); "
+                f"steps do not nest: call it in the body"
+            )
+        asked = self._state.request(step_id, kind, target, spec)
+        if isinstance(asked, StepEnded):
+            return asked, msgspec.UNSET
+        asked.future = future = self._loop.create_future()
+        try:
+            ended: StepEnded = await future
+        except asyncio.CancelledError:
+            self._state.withdraw(asked.key)
+            raise
+        return ended, asked.value
+
+    def note_failure(self, error: BaseException, key: bytes) -> None:
+        if self._failures is None:
+            self._failures = []
+        self._failures.append((error, key))
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def codec_of(self, annotation: object) -> Codec:
+        return self._host.codec_of(annotation)
+
+    def step_codec(self, fn: Callable[..., Any]) -> Codec:
+        return self._host.step_codec(fn)
+
+    def workflow(self, workflow_id: str) -> Workflow[Any, Any]:
+        found = self._host.find_workflow(workflow_id)
+        if found is None:
+            known = ", ".join(map(repr, self._host.known_workflow_ids())) or "none"
+            raise InvokeTargetError(
+                f"{self.where}: no workflow {workflow_id!r} is registered (known: {known}); "
+                f"name it in Runtime(workflows=[…])"
+            )
+        return found
+
+    def check_invoke(self, step_id: str, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]:
+        limit = self._host.max_depth()
+        if limit is not None and self._run.row.depth + 1 > limit:
+            chain = " → ".join(self._host.chain(self._run))
+            raise InvokeDepthError(
+                f"{self.where}: step {step_id!r} would invoke {workflow.id!r} at depth {self._run.row.depth + 1}, the "
+                f"limit is {limit} (Runtime(max_depth=…)); the chain: {chain} → {workflow.id}"
+            )
+        self._host.register(workflow)
+        return self._host.codecs_of(workflow)
+
+    async def cancel(self, reason: str) -> NoReturn:
+        self._host.cancel_from_inside(self._run, reason)
+        while True:
+            await self._loop.create_future()
+
+    def _make_context(self) -> Context:
+        row = self._run.row
+        return Context(
+            self,
+            run_id=row.run_id,
+            workflow_id=row.workflow_id,
+            attempt=row.attempt,
+            parent_run_id=row.parent_run_id,
+            root_run_id=row.root_run_id,
+            depth=row.depth,
+            event=self._event,
+            headers=_NO_HEADERS if row.headers is None else msgspec.msgpack.decode(row.headers, type=dict[str, str]),
+            is_replaying=lambda: self._state.replaying,
+        )
+
+    def _event(self) -> Event:
+        workflow = self._run.workflow
+        assert workflow is not None
+        row = self._run.row
+        data = self._host.codecs_of(workflow)[0].decode(row.input) if row.input is not None else None
+        name = workflow.on if isinstance(workflow.on, str) else workflow.id
+        return Event(name, data, row.run_id, _utc(row.created_at))
+
+
+def _utc(at: float) -> datetime:
+    return datetime.fromtimestamp(at, timezone.utc)
+
+
+def _state_of(where: str, loaded: Loaded | None, is_replaying: bool, is_strict: bool) -> RunState:
+    if loaded is None:
+        return RunState(where, strict=is_strict)
+    if is_replaying:
+        return RunState(where, memo=loaded.memo, record=loaded.record, recorded=loaded.recorded, strict=is_strict,
+                        replaying=True)  # fmt: skip
+    return RunState(where, memo={**loaded.recorded, **loaded.memo}, strict=is_strict)
+
+
+def _once() -> Callable[[], bool]:
+    """A slice for clean-up after the end of an attempt: what spins there is cut off."""
+    looks = iter(range(1_000))
+    return lambda: next(looks, None) is None
+
+
+def _leaves_and_causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    todo = [error]
+    while todo:
+        each = todo.pop()
+        if each is None or any(each is known for known in found):
+            continue
+        found.append(each)
+        todo.append(each.__cause__)
+        if isinstance(each, BaseExceptionGroup):
+            todo.extend(each.exceptions)
+    return found

@@ -1,0 +1,353 @@
+"""The deterministic event loop that a workflow's body runs on.
+
+It has a ready queue, futures, tasks and timers, and no I/O. Its actor drives it: set the time to that of the message
+at hand, resolve what the message answers, and run until the loop is at rest. Given the same messages in the same order
+it does the same things in the same order, which is what makes replay possible.
+
+Where asyncio and anyio iterate sets of objects hashed by address, the order would differ from process to process.
+Three things give them an order here, and none of them changes anything outside this loop: tasks and futures of this
+loop hash by their number; `asyncio.as_completed` makes its tasks in the caller's order; anyio's cancel scopes get
+ordered sets (the latter two in `set_order`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import types
+from asyncio import events
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, NoReturn, TypeVar, cast
+
+from rotor_actors.alarms import Alarms
+from rotor_actors.errors import EffectOutsideStepError
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("rotor_actors")
+
+# How many callbacks run between two looks at the clock: a look costs about as much as a callback.
+_CALLBACKS_PER_LOOK = 64
+
+
+class RunTask(asyncio.Task[Any]):
+    """A task that hashes by its number in its loop, so that sets of tasks iterate in order of creation."""
+
+    number: int = 0
+    inner: Any = None
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def get_coro(self) -> Any:
+        """The coroutine that was given, not the guard around it."""
+        return self.inner
+
+
+class RunFuture(asyncio.Future[Any]):
+    """A future that hashes by its number in its loop."""
+
+    number: int = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class _Handle:
+    """A callback to be run. `asyncio.Handle` does the same with twice the work."""
+
+    __slots__ = ("_args", "_callback", "_context")
+
+    def __init__(self, callback: Callable[..., object], args: Any, context: contextvars.Context) -> None:
+        self._callback: Callable[..., object] | None = callback
+        self._args = args
+        self._context = context
+
+    def run(self, loop: RunLoop) -> None:
+        if self._callback is None:
+            return
+        try:
+            self._context.run(self._callback, *self._args)
+        except SystemExit:
+            pass  # the task that raised it carries it as its result; it must not end the host's loop
+        except Exception as error:
+            loop.call_exception_handler({"message": f"callback {self._callback!r} raised", "exception": error})
+
+    def cancel(self) -> None:
+        self._callback = None
+        self._args = ()
+
+    def cancelled(self) -> bool:
+        return self._callback is None
+
+
+class RunTimer(_Handle):
+    """A timer, known by its number: the count of timers that this loop had set before it."""
+
+    __slots__ = ("_loop", "_when", "number")
+
+    def __init__(
+        self,
+        number: int,
+        when: float,
+        callback: Callable[..., object],
+        args: Any,
+        loop: RunLoop,
+        context: contextvars.Context,
+    ) -> None:
+        super().__init__(callback, args, context)
+        self.number = number
+        self._when = when
+        self._loop = loop
+
+    def when(self) -> float:
+        return self._when
+
+    def cancel(self) -> None:
+        if self._callback is not None:
+            super().cancel()
+            self._loop.timers.discard(self.number)
+            self._loop.armed.pop(self.number, None)
+
+
+class RunLoop(asyncio.AbstractEventLoop):
+    """An event loop for one attempt of one run.
+
+    Args:
+        now: the loop's time at the start, in seconds since the epoch.
+        where: names the run, for messages.
+    """
+
+    def __init__(self, now: float, where: str, host: asyncio.AbstractEventLoop | None = None) -> None:
+        self._now = now
+        self._where = where
+        self._host = host
+        self._thread = threading.get_ident()
+        self._ready: list[_Handle] = []
+        self._retries: list[_Handle] = []
+        self._created = 0
+        self._tasks: dict[RunTask, None] = {}
+        self.timers: Alarms[int] = Alarms()
+        self.armed: dict[int, RunTimer] = {}
+        self.timers_set = 0
+        self.closed = False
+        self.on_foreign: Callable[[], None] | None = None
+        self.foreign_calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    # Driving it
+
+    def set_time(self, now: float) -> None:
+        """Move the loop's clock to the time of the message at hand; it never goes back."""
+        if now > self._now:
+            self._now = now
+
+    def run(self, is_over: Callable[[], bool] | None = None) -> bool:
+        """Run until at rest and return True; return False, to be called again, once `is_over()` says so.
+
+        At rest means that nothing is ready, or nothing but anyio's cancellation retries, which re-schedule themselves
+        for as long as a shielded task lives and would otherwise spin.
+        """
+        previous = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
+            while True:
+                while self._ready:
+                    if not self._run_batch(is_over):
+                        return False
+                if not self._retries:
+                    return True
+                self._ready, self._retries = self._retries, []
+                self._run_batch(None)
+                if not self._ready:
+                    return True  # nothing came of the retries but new retries
+        finally:
+            events._set_running_loop(previous)
+
+    def _run_batch(self, is_over: Callable[[], bool] | None) -> bool:
+        batch, self._ready = self._ready, []
+        for position, handle in enumerate(batch, start=1):
+            handle.run(self)
+            if is_over is not None and position % _CALLBACKS_PER_LOOK == 0 and is_over():
+                self._ready = batch[position:] + self._ready
+                return not self._ready
+        return True
+
+    def fire(self, number: int) -> bool:
+        """Make the timer of this number ready. False when it was cancelled or has fired."""
+        timer = self.armed.pop(number, None)
+        if timer is None:
+            return False
+        self.timers.discard(number)
+        self._ready.append(timer)
+        return True
+
+    def pending_tasks(self) -> list[RunTask]:
+        """The tasks that are not done, in order of creation."""
+        return [task for task in self._tasks if not task.done()]
+
+    # What asyncio asks of a loop
+
+    def time(self) -> float:
+        return self._now
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return events._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def get_task_factory(self) -> None:
+        return None
+
+    def create_future(self) -> RunFuture:
+        self._created += 1
+        future = RunFuture(loop=self)
+        future.number = self._created
+        return future
+
+    def create_task(  # type: ignore[override]
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+        **_: Any,
+    ) -> RunTask:
+        self._created += 1
+        task = RunTask(_guarded(coro), loop=self, name=name or f"task-{self._created}", context=context)
+        task.number, task.inner = self._created, coro
+        self._tasks[task] = None
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(cast(RunTask, task), None)
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> Any:
+        handle = _Handle(callback, args, context if context is not None else contextvars.copy_context())
+        if getattr(callback, "__name__", None) == "_deliver_cancellation":
+            self._retries.append(handle)
+        else:
+            self._ready.append(handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> Any:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> Any:
+        number = self.timers_set
+        self.timers_set += 1
+        timer = RunTimer(number, when, callback, args, self, context or contextvars.copy_context())
+        self.armed[number] = timer
+        self.timers.add(number, when)
+        return timer
+
+    def _timer_handle_cancelled(self, handle: Any) -> None: ...
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        _logger.error("%s: %s", self._where, context.get("message"), exc_info=context.get("exception"))
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        self.call_exception_handler(context)
+
+    def get_exception_handler(self) -> None:
+        return None
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> Any:
+        if threading.get_ident() == self._thread:
+            raise self._refuse("call_soon_threadsafe")
+        # A thread that the body started (anyio's worker threads come here) answers. Its result must not enter the
+        # body, for on replay there would be another: hand in the named error in its place, on the host's thread.
+        self.foreign_calls.append((callback, args))
+        if self._host is not None and self.on_foreign is not None:
+            self._host.call_soon_threadsafe(self.on_foreign)
+        return None
+
+    def refuse_foreign_calls(self) -> None:
+        """Answer whoever waits for a thread with `EffectOutsideStepError`."""
+        calls, self.foreign_calls = self.foreign_calls, []
+        for _, args in calls:
+            for arg in args:
+                if isinstance(arg, asyncio.Future) and not arg.done():
+                    arg.set_exception(self._refuse("a worker thread"))
+
+    def _refuse(self, what: str) -> EffectOutsideStepError:
+        return EffectOutsideStepError(
+            f"{self._where}: the workflow body used {what}, which replay could not repeat; put it in step.run"
+        )
+
+    async def shutdown_asyncgens(self) -> None: ...
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None: ...
+
+
+def _refused(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: RunLoop, *args: object, **kwargs: object) -> NoReturn:
+        raise self._refuse(f"loop.{name}")  # pyright: ignore[reportPrivateUsage]
+
+    refuse.__name__ = name
+    return refuse
+
+
+# Everything else that a loop offers is I/O, threads or signals. Plain functions also where asyncio's are coroutines:
+# the error is then raised at the call, not at an await that may never come.
+for _name in (
+    "run_in_executor", "set_default_executor", "getaddrinfo", "getnameinfo", "create_connection", "create_server",
+    "start_tls", "sendfile", "create_unix_connection", "create_unix_server", "connect_accepted_socket",
+    "create_datagram_endpoint", "connect_read_pipe", "connect_write_pipe", "subprocess_shell", "subprocess_exec",
+    "add_reader", "remove_reader", "add_writer", "remove_writer", "sock_recv", "sock_recv_into", "sock_recvfrom",
+    "sock_recvfrom_into", "sock_sendall", "sock_sendto", "sock_connect", "sock_accept", "sock_sendfile",
+    "add_signal_handler", "remove_signal_handler", "run_forever", "run_until_complete", "stop", "set_debug",
+    "set_exception_handler", "set_task_factory",
+):  # fmt: skip
+    setattr(RunLoop, _name, _refused(_name))
+
+
+async def _guarded(coro: Coroutine[Any, Any, T]) -> T:
+    return await _only_own_futures(coro)
+
+
+@types.coroutine
+def _only_own_futures(coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Drive `coro`, and answer a future of another loop with the named error instead of asyncio's RuntimeError.
+
+    The rest is PEP 380 by hand: what the task sends or throws goes to `coro`.
+    """
+    loop = events.get_running_loop()
+    send, throw = coro.send, coro.throw
+    error: BaseException | None = None
+    while True:
+        try:
+            yielded = send(None) if error is None else throw(error)
+        except StopIteration as stop:
+            return cast(T, stop.value)
+        error = None
+        try:
+            if yielded is not None and yielded.get_loop() is not loop:
+                # Nobody may be left believing that this future blocks a task of its own loop.
+                yielded._asyncio_future_blocking = False
+                error = _foreign_future(loop, yielded)
+                continue
+            yield yielded
+        except BaseException as thrown:
+            error = thrown
+
+
+def _foreign_future(loop: asyncio.AbstractEventLoop, future: object) -> EffectOutsideStepError:
+    return cast(RunLoop, loop)._refuse(f"a future of another event loop ({future!r})")  # pyright: ignore[reportPrivateUsage]

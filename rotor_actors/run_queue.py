@@ -1,0 +1,105 @@
+"""The one queue in which all that is ready to go on stands, worked off in slices so that the host's loop breathes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+_logger = logging.getLogger("rotor_actors")
+
+SLICE_SECONDS = 0.004
+# A released step is cheap to start but then runs in the loop's next pass, outside of any slice: so many a slice.
+STARTS_PER_SLICE = 128
+
+
+class Runnable(Protocol):
+    """Something that can go on; it is in the queue at most once."""
+
+    def go_on(self, is_over: Callable[[], bool]) -> bool:
+        """Go on until there is nothing to do (False), or until `is_over()`, and then be queued again (True)."""
+        ...
+
+
+class RunQueue:
+    """Works off actors and released effects from callbacks of the host's loop.
+
+    Args:
+        monotonic: the clock that slices are measured by.
+        when_idle: called each time a slice ends, so that what it appended can be committed.
+        on_error: called with an exception that escaped from an actor; the others go on.
+    """
+
+    def __init__(
+        self,
+        monotonic: Callable[[], float],
+        when_idle: Callable[[], None],
+        on_error: Callable[[Runnable, BaseException], None],
+    ) -> None:
+        self._monotonic = monotonic
+        self._when_idle = when_idle
+        self._on_error = on_error
+        self._ready: deque[Runnable] = deque()
+        self._starts: deque[Callable[[], None]] = deque()
+        self._is_scheduled = False
+        self._is_stopped = False
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = 0.0
+
+    def push(self, runnable: Runnable) -> None:
+        self._ready.append(runnable)
+        self._schedule()
+
+    def start_soon(self, starts: list[Callable[[], None]]) -> None:
+        """Begin effects whose past has become durable."""
+        self._starts.extend(starts)
+        self._schedule()
+
+    def poke(self) -> None:
+        """See to it that a slice ends soon: something was appended from outside of one."""
+        self._schedule()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._ready and not self._starts and not self._is_scheduled
+
+    def stop(self) -> None:
+        """Take up nothing any more."""
+        self._is_stopped = True
+        self._ready.clear()
+        self._starts.clear()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled and not self._is_stopped:
+            self._is_scheduled = True
+            self._loop.call_soon(self._slice)
+
+    def _slice(self) -> None:
+        self._is_scheduled = False
+        if self._is_stopped:
+            return
+        self._ends_at = self._monotonic() + SLICE_SECONDS
+        self._begin_starts()
+        while self._ready:
+            runnable = self._ready.popleft()
+            try:
+                if runnable.go_on(self._is_over):
+                    self._ready.append(runnable)
+            except Exception as error:
+                self._on_error(runnable, error)
+            if self._is_over():
+                break
+        if self._ready or self._starts:
+            self._schedule()
+        self._when_idle()
+
+    def _begin_starts(self) -> None:
+        for _ in range(min(len(self._starts), STARTS_PER_SLICE)):
+            self._starts.popleft()()
+            if self._is_over():
+                return
+
+    def _is_over(self) -> bool:
+        return self._monotonic() >= self._ends_at

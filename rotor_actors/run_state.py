@@ -1,0 +1,201 @@
+"""A run's life as a state machine: what it asked for, what is recorded, what has to be done. Pure.
+
+No clock, no I/O, no randomness, no event loop. The body's requests and the messages from outside go in; effects come
+out, for the shell to perform. While a record is being replayed no effect begins: the outcomes of record are handed out
+one by one, each when the body has come to rest, and what is still unanswered when the record is exhausted then begins.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from rotor_actors.errors import NonDeterminismError, StepRefusedError
+from rotor_actors.ids import step_key
+from rotor_actors.messages import (
+    Begin,
+    Diverged,
+    Effect,
+    Fire,
+    Known,
+    Message,
+    Pending,
+    Resolve,
+    StepEnded,
+    TimerFired,
+    Withdraw,
+)
+from rotor_actors.records import Kind
+
+
+class RunState:
+    """One attempt of one run.
+
+    Args:
+        where: names the run, for messages.
+        memo: what earlier attempts recorded, by step key: it answers at once.
+        record: what this attempt recorded before the process ended, in order: it is replayed in that order.
+        recorded: kind and target of all that the record, or a child still running, holds under a key.
+        strict: refuse changed code instead of going on by key.
+    """
+
+    __slots__ = ("_asked", "_counters", "_effects", "_memo", "_pending", "_record", "_recorded", "_refusal", "_strict",
+                 "_where", "replaying")  # fmt: skip
+
+    def __init__(
+        self,
+        where: str,
+        *,
+        memo: dict[bytes, Known] | None = None,
+        record: Iterable[Message] = (),
+        recorded: dict[bytes, Known] | None = None,
+        strict: bool = False,
+        replaying: bool = False,
+    ) -> None:
+        self._where = where
+        self._memo = memo or {}
+        self._record: deque[Message] | None = deque(record) if replaying else None
+        self._recorded = recorded or {}
+        self._strict = strict
+        self.replaying = replaying
+        self._asked: set[bytes] = set()
+        self._counters: dict[str, int] = {}
+        self._pending: dict[bytes, Pending] = {}
+        self._effects: list[Effect] = []
+        self._refusal = ""
+
+    # What the body asks
+
+    def request(self, step_id: str, kind: Kind, target: str, spec: object) -> Pending | StepEnded:
+        """The body calls a step: either its outcome is known already, or it is pending from now on.
+
+        Raises:
+            NonDeterminismError: another kind or target is recorded under this key.
+            StepRefusedError: the attempt is over, or the run is cancelled.
+        """
+        if self._refusal:
+            raise StepRefusedError(f"{self._where}: step {step_id!r} refused: {self._refusal}")
+        count = self._counters.get(step_id, 0)
+        self._counters[step_id] = count + 1
+        key = step_key(step_id, count)
+        known = self._memo.get(key)
+        if known is not None:
+            self._check(step_id, count, kind, target, known)
+            if known.outcome is not None:
+                return StepEnded(key, known.outcome, 0, 0.0, known.run_id, known.workflow_id)
+        if self.replaying:
+            if (recorded := self._recorded.get(key)) is not None:
+                self._check(step_id, count, kind, target, recorded)
+            self._asked.add(key)
+        pending = Pending(key, step_id, kind, target, spec)
+        self._pending[key] = pending
+        if not self.replaying:
+            self._effects.append(Begin(pending))
+        return pending
+
+    def withdraw(self, key: bytes) -> None:
+        """The body's scope was cancelled while it waited for `key`. Once the attempt is over this says nothing."""
+        pending = self._pending.pop(key, None)
+        # In a replay nothing has begun, save for a child that was spawned before the crash.
+        if pending is not None and not self._refusal and (not self.replaying or pending.kind is Kind.INVOKE):
+            self._effects.append(Withdraw(pending))
+
+    def refuse(self, why: str) -> None:
+        """From now on no step may be called."""
+        self._refusal = why
+
+    def _check(self, step_id: str, count: int, kind: Kind, target: str, known: Known) -> None:
+        if known.kind is not kind or known.target != target:
+            raise NonDeterminismError(
+                f"{self._where}: step {step_id!r} (use {count}) is {_described(kind, target)} in the code, but the "
+                f"journal recorded {_described(known.kind, known.target)} under the same key. Give the changed step "
+                f"another id, or let runs of the old code finish first."
+            )
+
+    # What it is told
+
+    def apply(self, message: Message) -> None:
+        """Take in one message. An outcome nobody waits for (withdrawn, or told twice) changes nothing."""
+        match message:
+            case StepEnded():
+                pending = self._pending.pop(message.key, None)
+                if pending is not None:
+                    self._effects.append(Resolve(pending, message))
+            case TimerFired():
+                self._effects.append(Fire(message.number))
+
+    def take_effects(self) -> list[Effect]:
+        effects = self._effects
+        if effects:
+            self._effects = []
+        return effects
+
+    @property
+    def pending(self) -> Iterable[Pending]:
+        return self._pending.values()
+
+    def is_pending(self, key: bytes) -> Pending | None:
+        return self._pending.get(key)
+
+    # Replay
+
+    def next_recorded(self, timers_set: int) -> Message | None:
+        """The next message of record, now that the body is at rest; None when the run has become live.
+
+        Args:
+            timers_set: how many timers the body has set so far.
+
+        Raises:
+            NonDeterminismError: the record holds what the code did not ask for, and replay is strict.
+        """
+        record = self._record
+        while record:
+            if self._was_asked(record[0], timers_set):
+                return record.popleft()
+            self._diverge(record, timers_set)
+        self._go_live()
+        return None
+
+    def _was_asked(self, message: Message, timers_set: int) -> bool:
+        if isinstance(message, StepEnded):
+            return message.key in self._asked
+        return message.number < timers_set
+
+    def _diverge(self, record: deque[Message], timers_set: int) -> None:
+        """Keep what was asked for in its order; let the rest answer by key when it is asked for."""
+        known = self._recorded.get(record[0].key) if isinstance(record[0], StepEnded) else None
+        step_id = known.step_id if known is not None else "a timer"
+        if self._strict:
+            raise NonDeterminismError(
+                f"{self._where}: the journal holds the outcome of step {step_id!r}, which the code did not ask for at "
+                f"this point. It has changed since; run the old code, or open the runtime without strict_replay."
+            )
+        kept: list[Message] = []
+        for message in record:
+            if self._was_asked(message, timers_set):
+                kept.append(message)
+            elif isinstance(message, StepEnded) and message.key not in self._memo:
+                recorded = self._recorded[message.key]
+                self._memo[message.key] = Known(
+                    recorded.kind, recorded.target, message.outcome, message.run_id, message.workflow_id
+                )
+        record.clear()
+        record.extend(kept)
+        self._effects.append(Diverged(step_id))
+
+    def _go_live(self) -> None:
+        self.replaying = False
+        self._record = None
+        self._asked = set()
+        self._recorded = {}
+        self._effects.extend(Begin(pending) for pending in self._pending.values())
+
+
+def _described(kind: Kind, target: str) -> str:
+    match kind:
+        case Kind.INVOKE:
+            return f"an invoke of workflow {target!r}"
+        case Kind.SLEEP:
+            return "a sleep"
+        case _:
+            return f"a {kind.value} step"

@@ -1,0 +1,202 @@
+"""The life of a runtime: open the store, recover, serve, drain, close. Its services run under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from rotor_actors import set_order
+from rotor_actors.engine import Engine, Options, Ports
+from rotor_actors.errors import RuntimeStateError, StoreError
+from rotor_actors.loader import Loader
+from rotor_actors.records import RunRow
+from rotor_actors.recovery import Recovery
+from rotor_actors.run import Run
+from rotor_actors.run_actor import RunActor
+from rotor_actors.workflow import Workflow
+from supervisors import ChildSpec, MaxRestartsExceeded, Supervisor
+
+_logger = logging.getLogger("rotor_actors")
+
+_LOOK_SECONDS = 0.005
+_BLOCKED_PASSES = 30
+_STOP_SECONDS = 1.0
+
+
+class Service:
+    """One opening of a store."""
+
+    def __init__(self, ports: Ports, options: Options) -> None:
+        self._ports = ports
+        self._options = options
+        self._engine: Engine | None = None
+        self._supervisor = Supervisor(name="rotor_actors", max_restarts=3, max_seconds=5.0)
+        self._waiters: set[asyncio.Future[RunRow]] = set()
+        self._is_accepting = False
+        self._failure: StoreError | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeStateError("the runtime is not open; use it inside 'async with runtime:'")
+        return self._engine
+
+    def check_open(self) -> None:
+        """Raise what keeps the runtime from being used, if anything does."""
+        if self._failure is not None:
+            raise self._failure
+        if self._closing is not None and self._closing.done():
+            raise RuntimeStateError("the runtime is closed")
+
+    def check_accepting(self) -> None:
+        """Raise what keeps new runs from being started, if anything does."""
+        self.check_open()
+        if not self._is_accepting:
+            raise RuntimeStateError("the runtime is closing: it accepts no new runs")
+
+    # Opening
+
+    async def open(self, workflows: Iterable[Workflow[Any, Any]]) -> None:
+        """Open the store, take over what it holds, and serve."""
+        set_order.install()
+        ports = self._ports
+        try:
+            await ports.writer.call(ports.store.open)
+            live = await ports.reader.call(ports.store.live_runs)
+            numbers = await ports.reader.call(ports.store.last_numbers)
+            self._engine = engine = Engine(ports, self._options, last_numbers=numbers, on_store_failure=self._failed)
+            for workflow in workflows:
+                engine.register(workflow)
+            await self._supervisor.__aenter__()
+            await self._supervisor.start_child(ChildSpec("journal", engine.journal.serve))
+            await self._supervisor.start_child(ChildSpec("loader", Loader(engine).serve))
+        except BaseException:
+            await self._release_store()
+            raise
+        self._is_accepting = True
+        Recovery(engine).begin(live)
+        engine.queue_of_runs.poke()
+        attach = getattr(ports.clock, "attach", None)
+        if attach is not None:
+            attach(self.settle)
+
+    def _failed(self, error: StoreError) -> None:
+        """A commit failed: nothing more may happen, for nobody knows what is durable."""
+        self._failure = error
+        self._is_accepting = False
+        _logger.critical("the store failed, the runtime stops: %s; open it again to re-read the store", error)
+        self._stop_everything(error)
+
+    # Waiting
+
+    def wait_for(self, run: Run) -> asyncio.Future[RunRow]:
+        """A future of the run's end, as it stands in its row."""
+        self.check_open()
+        waiter: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
+        if run.waiters is None:
+            run.waiters = []
+        run.waiters.append(waiter)
+        self._waiters.add(waiter)
+        waiter.add_done_callback(self._waiters.discard)
+        return waiter
+
+    async def settle(self) -> None:
+        """Wait until nothing moves any more, save for what waits for time to pass: for a clock that is moved by hand."""
+        engine, blocked = self.engine, 0
+        while blocked < _BLOCKED_PASSES and self._failure is None and self._closing is None:
+            if engine.is_idle:
+                await asyncio.sleep(_LOOK_SECONDS if engine.threads.are_running else 0)
+                # Steps that wait for something which only time, or the test itself, will bring.
+                blocked = blocked + 1 if engine.is_idle and not engine.threads.are_running else 0
+            else:
+                await asyncio.sleep(0 if blocked else 0.0005)
+                blocked = 0
+
+    # Closing
+
+    async def close(self) -> None:
+        """Drain, stop, and give up the store. Cancelled, it drains no longer but still closes; twice is fine."""
+        if self._engine is None:
+            return
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        cancelled: asyncio.CancelledError | None = None
+        while not self._closing.done():
+            try:
+                await asyncio.shield(self._closing)
+            except asyncio.CancelledError as error:
+                if self._closing.done():
+                    break
+                cancelled = error
+                self._hurry.set()
+        if cancelled is not None:
+            raise cancelled
+        self._closing.result()
+
+    async def _close(self) -> None:
+        self._is_accepting = False
+        engine = self.engine
+        try:
+            await self._drain(engine)
+            self._stop_everything(RuntimeStateError(
+                "the runtime was closed before the run ended; it goes on when the store is opened again"
+            ))  # fmt: skip
+            await self._steps_to_end(engine)
+            if self._failure is None:
+                await engine.journal.durable(engine.journal.last_seq)
+        except StoreError:
+            pass  # all who waited have been told
+        finally:
+            detach = getattr(self._ports.clock, "detach", None)
+            if detach is not None:
+                detach(self.settle)
+            await self._stop_services()
+            async with engine.journal.commit_lock.writer_lock:
+                await self._release_store()
+
+    async def _drain(self, engine: Engine) -> None:
+        """Let runs come to their end; stop waiting when all that is left waits for something later than the limit."""
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + self._options.drain_timeout
+        while loop.time() < limit and not self._hurry.is_set() and self._failure is None:
+            if engine.is_idle and not engine.steps_in_flight:
+                due = engine.timers.next_due()
+                if due is None or due - engine.now() > limit - loop.time():
+                    return
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _stop_everything(self, error: Exception) -> None:
+        engine = self.engine
+        engine.timers.stop()
+        for run in engine.tree:
+            if isinstance(run.actor, RunActor):
+                run.actor.shut_down()
+        engine.queue_of_runs.stop()
+        for waiter in tuple(self._waiters):
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    async def _steps_to_end(self, engine: Engine) -> None:
+        """Interrupted steps may clean up, for a moment."""
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + min(self._options.cancel_grace, _STOP_SECONDS)
+        while engine.steps_in_flight and loop.time() < limit and engine.has_step_tasks:
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _stop_services(self) -> None:
+        try:
+            await self._supervisor.stop()
+        except MaxRestartsExceeded as error:
+            _logger.critical("a service of the runtime gave up: %s", error, exc_info=error)
+
+    async def _release_store(self) -> None:
+        ports = self._ports
+        try:
+            await ports.writer.call(ports.store.close)
+        finally:
+            ports.writer.close()
+            ports.reader.close()

@@ -1,0 +1,203 @@
+"""The execution of a step's body, as an ordinary task of the host's loop, beside its actor."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from rotor_actors.durations import humanize
+from rotor_actors.errors import ErrorInfo, PayloadError, StepFailedError, StepTimeoutError
+from rotor_actors.messages import Pending
+from rotor_actors.records import Outcome, OutcomeStatus
+from rotor_actors.retry import is_retriable, next_delay, retry_after
+from rotor_actors.run import Run
+from rotor_actors.step_specs import RunSpec
+from rotor_actors.threads import ThreadCall, Threads
+from rotor_actors.timers import Timers
+
+_COMPLETED = OutcomeStatus.COMPLETED
+
+
+class StepHost(Protocol):
+    """What a step task needs around it, and whom it tells how it went."""
+
+    timers: Timers
+    threads: Threads
+
+    def now(self) -> float: ...
+
+    def chance(self) -> float: ...
+
+    def start_when_durable(self, run: Run, step: StepTask) -> None: ...
+
+    def encode_error(self, error: BaseException) -> bytes: ...
+
+    def step_finished(self, step: StepTask, outcome: Outcome) -> None: ...
+
+    def step_retries(self, step: StepTask, due: float, error: bytes) -> None: ...
+
+    def step_gone(self, step: StepTask, error: BaseException | None) -> None: ...
+
+
+class StepTask:
+    """One step in flight. Its body may be executed several times, by its own retry policy.
+
+    Args:
+        failures: how often its body has failed so far, in this attempt of the run.
+    """
+
+    __slots__ = ("_host", "_is_timed_out", "_task", "_thread", "attempts", "began_at", "is_stopped", "pending",
+                 "retry_at", "run")  # fmt: skip
+
+    def __init__(self, host: StepHost, run: Run, pending: Pending, failures: int = 0) -> None:
+        self._host = host
+        self.run = run
+        self.pending = pending
+        self.attempts = failures
+        self.began_at: float | None = None
+        self.retry_at: float | None = None
+        """When its body is executed again; None while it is, or waits for its past to be durable."""
+        self.is_stopped = False
+        self._is_timed_out = False
+        self._task: asyncio.Task[Any] | None = None
+        self._thread: ThreadCall | None = None
+
+    @property
+    def spec(self) -> RunSpec:
+        spec: RunSpec = self.pending.spec
+        return spec
+
+    @property
+    def where(self) -> str:
+        return f"{self.run.where}, step {self.pending.step_id!r}"
+
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        """The task of an execution under way."""
+        return self._task
+
+    @property
+    def is_in_thread(self) -> bool:
+        """A worker thread is executing it: it can be abandoned, but not interrupted."""
+        return self._thread is not None and self._thread.is_running
+
+    def start(self) -> None:
+        """Begin an execution; its past is durable."""
+        if self.is_stopped:
+            return
+        self.attempts += 1
+        self.retry_at = None
+        if self.began_at is None:
+            self.began_at = self._host.now()
+        context = None if self.run.context is None else self.run.context.copy()
+        task = asyncio.get_running_loop().create_task(self._execute(), context=context)
+        task.add_done_callback(self._ended)
+        self._task = task
+
+    def stop(self) -> bool:
+        """Interrupt it; nothing of it will be recorded. Says whether an execution was under way."""
+        self.is_stopped = True
+        self._host.timers.discard(self)
+        if self._task is None:
+            return False
+        self._task.cancel()
+        return True
+
+    def alarm(self, now: float) -> None:
+        """Its timeout has passed, or its next execution is due."""
+        if self._task is None:
+            self._host.start_when_durable(self.run, self)
+        else:
+            self._is_timed_out = True
+            self._task.cancel()
+
+    async def _execute(self) -> Any:
+        spec = self.spec
+        try:
+            if is_async(spec.fn):
+                self._arm_timeout()
+                return await spec.fn(*spec.args)
+            async with self._host.threads.slot():
+                self._arm_timeout()  # waiting for a free thread is not the step's fault
+                self._thread = ThreadCall(spec.fn, spec.args)
+                result = await self._thread.result()
+            return await result if inspect.isawaitable(result) else result
+        except SystemExit as error:
+            # It would end the host's loop, and with it everybody else's runs.
+            raise StepFailedError(f"the step called sys.exit({error.code!r})", error=_info(error)) from error
+
+    def _arm_timeout(self) -> None:
+        self._host.timers.add(self, self._host.now() + self.spec.timeout)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._task = None
+        self._host.timers.discard(self)
+        if self.is_stopped:
+            self._host.step_gone(self, None if task.cancelled() else task.exception())
+            return
+        if task.cancelled():
+            self._failed(self._cancellation_error())
+        elif (error := task.exception()) is not None:
+            self._failed(self._timeout_error() if self._is_timed_out and _is_timeout(error) else error)
+        else:
+            self._completed(task.result())
+
+    def _completed(self, result: Any) -> None:
+        try:
+            blob, value = self.spec.codec.round_trip(result)
+        except PayloadError as error:
+            self._failed(PayloadError(f"{self.where}: its result cannot be stored: {error}"))
+            return
+        self.pending.value = value
+        self._host.step_finished(self, Outcome(_COMPLETED, blob))
+
+    def _failed(self, error: BaseException) -> None:
+        self._is_timed_out = False
+        delay = self._retry_delay(error)
+        encoded = self._host.encode_error(error)
+        if delay is None:
+            self._host.step_finished(self, Outcome(OutcomeStatus.FAILED, encoded))
+        else:
+            self.retry_at = self._host.now() + delay
+            self._host.timers.add(self, self.retry_at)
+            self._host.step_retries(self, self.retry_at, encoded)
+
+    def _retry_delay(self, error: BaseException) -> float | None:
+        policy = self.spec.policy
+        if policy is None or not is_retriable(error) or isinstance(error, PayloadError):
+            return None
+        return next_delay(policy, self.attempts, retry_after(error), self._host.chance())
+
+    def _cancellation_error(self) -> BaseException:
+        if self._is_timed_out:
+            return self._timeout_error()
+        return StepFailedError(
+            f"{self.where}: its body raised CancelledError, though nobody had cancelled it",
+            error=_info(asyncio.CancelledError()),
+        )
+
+    def _timeout_error(self) -> StepTimeoutError:
+        timeout = self.spec.timeout
+        return StepTimeoutError(
+            f"{self.where}: its body took longer than {humanize(timeout)}; give step.run(…, timeout=…) more time",
+            step_id=self.pending.step_id,
+            timeout=timeout,
+        )
+
+
+def _info(error: BaseException) -> ErrorInfo:
+    return ErrorInfo(type(error).__name__, str(error))
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, TimeoutError | asyncio.CancelledError)
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Does calling it give a coroutine? The common case is a look at a flag; the rest is left to inspect."""
+    code = getattr(fn, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+        return True
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))

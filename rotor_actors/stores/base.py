@@ -1,0 +1,98 @@
+"""What a store must do. `tests/stores/conformance.py` says the same in tests, and any store can be held against it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+
+from rotor_actors.records import Entry, History, RunRow, RunStatus, StepRow
+
+
+class LiveRun(msgspec.Struct):
+    """A run that has not ended, as recovery finds it; `newest_seq` is its newest journal row or child's end."""
+
+    row: RunRow
+    newest_seq: int
+
+
+class RunQuery(msgspec.Struct, frozen=True):
+    """Which runs to list, newest first. `before_n` continues after the last row of the page before."""
+
+    statuses: tuple[RunStatus, ...] = ()
+    workflow_id: str | None = None
+    parent_n: int | None = None
+    root_n: int | None = None
+    limit: int = 100
+    before_n: int | None = None
+
+
+class Store(Protocol):
+    """Where entries go. Plain blocking calls: the runtime makes them where they block nobody.
+
+    `commit` is called by one thread at a time; the reading verbs by another, at the same time.
+    """
+
+    is_inline: bool
+    """The calls are short and may be made on the event loop's thread."""
+
+    def open(self) -> None:
+        """Take ownership, and create what is missing.
+
+        Raises:
+            StoreLockedError: another process owns it. StoreVersionError: a newer program wrote it.
+            StoreCorruptedError: it is not one of ours, or damaged.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up ownership. Closing twice is fine."""
+        ...
+
+    def commit(self, entries: list[Entry]) -> None:
+        """Make the entries durable, all or none.
+
+        Raises:
+            StoreFullError: there was no room; nothing was written, and the same call may be made again.
+            StoreError: it is not known whether they are durable. No further call but `close` may be made.
+        """
+        ...
+
+    def last_numbers(self) -> tuple[int, int]:
+        """The largest run number and the largest entry number in use, or 0."""
+        ...
+
+    def live_runs(self) -> list[LiveRun]:
+        """All runs that have not ended, by number."""
+        ...
+
+    def histories(self, ns: list[int]) -> dict[int, History]:
+        """Journal rows and children of each of the runs."""
+        ...
+
+    def find(self, run_id: str) -> RunRow | None: ...
+
+    def list_runs(self, query: RunQuery) -> list[RunRow]: ...
+
+    def count_by_status(self, root_n: int | None) -> dict[RunStatus, int]:
+        """How many runs have each status, in one tree or in all."""
+        ...
+
+    def steps(self, n: int) -> list[StepRow]:
+        """The journal rows of a run in their order."""
+        ...
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Write a consistent copy to `path`, which must not exist."""
+        ...
+
+    def compact(self) -> None:
+        """Give back disk space that is no longer in use."""
+        ...
+
+
+def newest_seq(steps: Iterable[StepRow], end_seqs: Iterable[int | None]) -> int:
+    """The newest entry that a run can have seen."""
+    return max((*(step.seq for step in steps), *(seq or 0 for seq in end_seqs)), default=0)

@@ -1,0 +1,131 @@
+"""The store without a disk: for unit tests and simulation. The same verbs, over dicts."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import msgspec
+
+from rotor_actors.errors import StoreError
+from rotor_actors.records import (
+    ChildRow,
+    Entry,
+    History,
+    RunChanged,
+    RunCreated,
+    RunFlag,
+    RunRested,
+    RunRow,
+    RunsCancelled,
+    RunStatus,
+    StepRecorded,
+    StepRow,
+    flatten,
+)
+from rotor_actors.stores.base import LiveRun, RunQuery, newest_seq
+
+
+class MemoryStore:
+    """Keeps everything in this object. It outlives the runtime that uses it: open another on it to see it recover."""
+
+    is_inline = True
+
+    def __init__(self) -> None:
+        self._runs: dict[int, RunRow] = {}
+        self._steps: defaultdict[int, list[StepRow]] = defaultdict(list)
+        self._children: defaultdict[int, list[int]] = defaultdict(list)
+        self._by_id: dict[str, int] = {}
+        self._last_seq = 0
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def commit(self, entries: list[Entry]) -> None:
+        for entry in flatten(entries):
+            match entry:
+                case RunCreated():
+                    self._create(entry.run)
+                case RunChanged():
+                    self._runs[entry.run.n] = copy.copy(entry.run)
+                case StepRecorded():
+                    self._steps[entry.step.n].append(entry.step)
+                case RunsCancelled():
+                    self._cancel(entry)
+                case RunRested():
+                    run = self._runs[entry.n]
+                    run.rest_seq, run.wake_at = entry.rest_seq, entry.wake_at
+        self._last_seq = max(self._last_seq, *(entry.seq for entry in entries))
+
+    def _create(self, run: RunRow) -> None:
+        if run.run_id in self._by_id:
+            raise StoreError(f"run id {run.run_id} is in the store already")
+        self._runs[run.n] = copy.copy(run)
+        self._by_id[run.run_id] = run.n
+        if run.parent_n is not None:
+            self._children[run.parent_n].append(run.n)
+
+    def _cancel(self, entry: RunsCancelled) -> None:
+        for n in entry.ns:
+            run = self._runs[n]
+            run.status, run.ended_at, run.end_seq = RunStatus.CANCELLED, entry.at, entry.seq
+            run.error = entry.error
+            if n == entry.withdrawn:
+                run.flags |= RunFlag.WITHDRAWN
+
+    def last_numbers(self) -> tuple[int, int]:
+        return max(self._runs, default=0), self._last_seq
+
+    def live_runs(self) -> list[LiveRun]:
+        return [
+            LiveRun(copy.copy(run), newest_seq(self._steps[n], (self._runs[c].end_seq for c in self._children[n])))
+            for n, run in self._runs.items()
+            if not run.status.is_terminal
+        ]
+
+    def histories(self, ns: list[int]) -> dict[int, History]:
+        return {
+            n: History(list(self._steps[n]), [_child(self._runs[child]) for child in self._children[n]]) for n in ns
+        }
+
+    def find(self, run_id: str) -> RunRow | None:
+        n = self._by_id.get(run_id)
+        return None if n is None else copy.copy(self._runs[n])
+
+    def list_runs(self, query: RunQuery) -> list[RunRow]:
+        found = (copy.copy(run) for run in reversed(self._runs.values()) if _matches(run, query))
+        return [run for run, _ in zip(found, range(query.limit), strict=False)]
+
+    def count_by_status(self, root_n: int | None) -> dict[RunStatus, int]:
+        return dict(Counter(run.status for run in self._runs.values() if root_n is None or run.root_n == root_n))
+
+    def steps(self, n: int) -> list[StepRow]:
+        return list(self._steps[n])
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        content = (list(self._runs.values()), dict(self._steps))
+        with Path(path).open("xb") as file:
+            file.write(msgspec.msgpack.encode(content))
+
+    def compact(self) -> None: ...
+
+
+def _child(run: RunRow) -> ChildRow:
+    assert run.parent_n is not None and run.parent_key is not None
+    return ChildRow(
+        run.n, run.parent_n, run.run_id, run.workflow_id, run.parent_key, run.generation, run.status, run.flags,
+        run.ended_at, run.end_seq, run.result, run.error,
+    )  # fmt: skip
+
+
+def _matches(run: RunRow, query: RunQuery) -> bool:
+    return (
+        (not query.statuses or run.status in query.statuses)
+        and query.workflow_id in (None, run.workflow_id)
+        and query.parent_n in (None, run.parent_n)
+        and query.root_n in (None, run.root_n)
+        and (query.before_n is None or run.n < query.before_n)
+    )

@@ -1,0 +1,144 @@
+"""What one sees of runs from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+
+from rotor_actors.errors import ErrorInfo, PayloadError
+from rotor_actors.payload import Codec
+from rotor_actors.payload_json import to_json
+from rotor_actors.records import Kind, OutcomeStatus, RunFlag, RunRow, RunStatus, StepRow
+from rotor_actors.registry import Registry
+
+
+class RunInfo(msgspec.Struct, frozen=True):
+    """One run, as it stood in the store.
+
+    Attributes:
+        input, result: decoded by the workflow's annotations where the workflow is registered here.
+        error: what made it fail, or what its last attempt failed of. reason: why it was cancelled.
+        waiting_for: `"retry"`, `"admission"`, or "" where nothing is known from the store alone.
+        is_released: its parent timed out on it, and it ran on.
+        is_diverged: its code had changed when it was recovered.
+    """
+
+    run_id: str
+    workflow_id: str
+    status: RunStatus
+    attempt: int
+    depth: int
+    parent_run_id: str | None
+    parent_step_id: str | None
+    root_run_id: str
+    input: Any
+    result: Any
+    error: ErrorInfo | None
+    reason: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    headers: Mapping[str, str]
+    waiting_for: str
+    is_released: bool
+    is_diverged: bool
+
+
+class StepInfo(msgspec.Struct, frozen=True):
+    """One recorded step outcome of a run."""
+
+    step_id: str
+    kind: str
+    status: OutcomeStatus
+    attempts: int
+    began_at: datetime | None
+    ended_at: datetime
+
+
+class RunTree(msgspec.Struct, frozen=True):
+    """A run and all below it."""
+
+    run: RunInfo
+    children: list[RunTree]
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines(""))
+
+    def _lines(self, indent: str) -> list[str]:
+        lines = [f"{indent}{self.run.workflow_id} {self.run.run_id} {self.run.status.value}"]
+        for child in self.children:
+            lines.extend(child._lines(indent + "  "))
+        return lines
+
+
+def run_info(row: RunRow, registry: Registry) -> RunInfo:
+    """What is to be seen of a row."""
+    workflow = registry.get(row.workflow_id)
+    data_codec, result_codec = (None, None) if workflow is None else registry.codecs_of(workflow)
+    cancelled = row.status is RunStatus.CANCELLED
+    return RunInfo(
+        run_id=row.run_id,
+        workflow_id=row.workflow_id,
+        status=row.status,
+        attempt=row.attempt,
+        depth=row.depth,
+        parent_run_id=row.parent_run_id,
+        parent_step_id=row.parent_step_id,
+        root_run_id=row.root_run_id,
+        input=_decoded(row.input, data_codec),
+        result=_decoded(row.result, result_codec),
+        error=None if row.error is None or cancelled else msgspec.msgpack.decode(row.error, type=ErrorInfo),
+        reason=msgspec.msgpack.decode(row.error, type=str) if cancelled and row.error else "",
+        created_at=_at(row.created_at),
+        started_at=None if row.attempt_at is None else _at(row.attempt_at),
+        ended_at=None if row.ended_at is None else _at(row.ended_at),
+        headers={} if row.headers is None else msgspec.msgpack.decode(row.headers, type=dict[str, str]),
+        waiting_for=_waiting_for(row),
+        is_released=bool(row.flags & RunFlag.RELEASED),
+        is_diverged=bool(row.flags & RunFlag.DIVERGED),
+    )
+
+
+def step_infos(rows: list[StepRow]) -> list[StepInfo]:
+    """The steps among the journal rows."""
+    steps = (row for row in rows if row.kind in (Kind.RUN, Kind.INVOKE, Kind.SLEEP))
+    return [
+        StepInfo(row.step_id, row.kind.value, row.status, row.attempts,
+                 None if row.began_at is None else _at(row.began_at), _at(row.at))
+        for row in steps
+    ]  # fmt: skip
+
+
+def run_tree(rows: list[RunRow], top: int, registry: Registry) -> RunTree:
+    """The tree below the run numbered `top`, of rows that hold it; iterative, for it may be deep."""
+    built: dict[int, RunTree] = {}
+    for row in sorted(rows, key=lambda row: row.n):
+        built[row.n] = node = RunTree(run_info(row, registry), [])
+        parent = None if row.parent_n is None else built.get(row.parent_n)
+        if parent is not None:
+            parent.children.append(node)
+    return built[top]
+
+
+def _waiting_for(row: RunRow) -> str:
+    if row.status is RunStatus.QUEUED:
+        return "admission"
+    if row.status is RunStatus.RUNNING and row.attempt_at is None:
+        return "retry"
+    return ""
+
+
+def _decoded(blob: bytes | None, codec: Codec | None) -> Any:
+    if blob is None:
+        return None
+    try:
+        return to_json(blob) if codec is None else codec.decode(blob)
+    except PayloadError:
+        return to_json(blob)  # the type has changed since: show what is stored
+
+
+def _at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)

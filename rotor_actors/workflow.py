@@ -1,0 +1,174 @@
+"""What a workflow is: an id, an async function, how it is started and retried, and who cleans up after it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from rotor_actors.errors import ErrorInfo, WorkflowDefinitionError
+from rotor_actors.retry import RetryPolicy
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+DEFAULT_RETRIES = 3
+
+
+class Cron(msgspec.Struct, frozen=True):
+    """A trigger by the clock: five fields (minute, hour, day of month, month, day of week) in a time zone."""
+
+    expression: str
+    timezone: str = "UTC"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened.
+
+    Attributes:
+        name: what happened, e.g. `"contact.created"`.
+        data: what is known of it.
+        id: a repeated id is delivered once.
+        timestamp: when it happened.
+    """
+
+    name: str
+    data: Any = None
+    id: str | None = None
+    timestamp: datetime | None = None
+
+
+class EndedRun(msgspec.Struct, Generic[In]):
+    """What an `on_failure` or `on_cancel` handler is told of the run that ended.
+
+    Attributes:
+        run_id, workflow_id: the run.
+        data: its original input.
+        error: what made it fail; None when it was cancelled.
+        reason: why it was cancelled, or "".
+    """
+
+    run_id: str
+    workflow_id: str
+    data: In
+    error: ErrorInfo | None = None
+    reason: str = ""
+
+
+class Workflow(Generic[In, Out]):
+    """A workflow's definition; made by the decorator `workflow`.
+
+    Attributes:
+        id: its name in the journal: keep it when you rename the function.
+        fn: the function itself, `async def fn(ctx, data)` or `async def fn(ctx)`.
+        on: the event name or `Cron` that starts it, or None: started directly or invoked.
+        retries: what happens when an attempt fails.
+        on_failure, on_cancel: workflows that the runtime starts, as runs of their own, after such an end.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        fn: Callable[..., Coroutine[Any, Any, Out]],
+        on: str | Cron | None = None,
+        retries: int | RetryPolicy = DEFAULT_RETRIES,
+        on_failure: Callable[..., Awaitable[object]] | None = None,
+        on_cancel: Callable[..., Awaitable[object]] | None = None,
+    ) -> None:
+        self.id = _checked_id(id)
+        self.fn = _checked_function(id, fn)
+        self.on = _checked_trigger(id, on)
+        self.retries = RetryPolicy.of(retries)
+        self.takes_data = len(_positional(fn)) > 1
+        self.on_failure = _handler(self, "on_failure", on_failure)
+        self.on_cancel = _handler(self, "on_cancel", on_cancel)
+        self.handles: Workflow[Any, Any] | None = None
+        for handler in (self.on_failure, self.on_cancel):
+            if handler is not None:
+                handler.handles = self
+
+    @property
+    def is_invocable(self) -> bool:
+        """Started by an event or directly, not by the clock."""
+        return not isinstance(self.on, Cron)
+
+    def __repr__(self) -> str:
+        return f"<Workflow {self.id!r}>"
+
+
+def cron(expression: str, *, timezone: str = "UTC") -> Cron:
+    """A trigger by the clock.
+
+    Args:
+        expression: five fields, e.g. `"*/5 * * * *"`.
+        timezone: an IANA name, e.g. `"Europe/Berlin"`.
+
+    Raises:
+        WorkflowDefinitionError: not five fields of digits, names, `*`, `,`, `-`, `/`, or an unknown zone.
+
+    Example:
+        >>> cron("0 9 * * mon-fri", timezone="Europe/Berlin").expression
+        '0 9 * * mon-fri'
+    """
+    fields = expression.split() if isinstance(expression, str) else []  # pyright: ignore[reportUnnecessaryIsInstance]
+    if len(fields) != 5 or not all(_is_cron_field(field) for field in fields):
+        raise WorkflowDefinitionError(f"cron({expression!r}): expected five fields, e.g. cron('*/5 * * * *')")
+    try:
+        ZoneInfo(timezone)
+    except Exception as error:
+        raise WorkflowDefinitionError(
+            f"cron({expression!r}): unknown time zone {timezone!r}; give an IANA name such as 'Europe/Berlin'"
+        ) from error
+    return Cron(expression, timezone)
+
+
+def _is_cron_field(field: str) -> bool:
+    return all(character.isalnum() or character in "*,-/#?L" for character in field)
+
+
+def _checked_id(id: str) -> str:
+    if not isinstance(id, str) or not id.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise WorkflowDefinitionError(f"a workflow's id must be a non-empty string, e.g. 'send-invoice'; got {id!r}")
+    return id
+
+
+def _checked_function(id: str, fn: Callable[..., Coroutine[Any, Any, Out]]) -> Callable[..., Coroutine[Any, Any, Out]]:
+    if not inspect.iscoroutinefunction(fn):
+        raise WorkflowDefinitionError(f"workflow {id!r}: {fn!r} must be an async function: 'async def fn(ctx, data)'")
+    if not 1 <= len(_positional(fn)) <= 2:
+        raise WorkflowDefinitionError(
+            f"workflow {id!r}: the function takes the context and at most one data parameter, 'async def fn(ctx, "
+            f"data)'; found {inspect.signature(fn)}. Put several values into one dataclass."
+        )
+    return fn
+
+
+def _positional(fn: Callable[..., object]) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter for parameter in inspect.signature(fn).parameters.values() if parameter.kind in kinds]
+
+
+def _checked_trigger(id: str, on: str | Cron | None) -> str | Cron | None:
+    if on is None or isinstance(on, Cron) or (isinstance(on, str) and on.strip()):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return on
+    raise WorkflowDefinitionError(
+        f"workflow {id!r}: on={on!r} is no trigger; give an event name, cron('…'), or leave it out"
+    )
+
+
+def _handler(
+    owner: Workflow[Any, Any], event: str, fn: Callable[..., Awaitable[object]] | None
+) -> Workflow[Any, Any] | None:
+    if fn is None:
+        return None
+    id = f"{owner.id}.{event}"
+    if not inspect.iscoroutinefunction(fn) or len(_positional(fn)) != 2:
+        raise WorkflowDefinitionError(
+            f"workflow {owner.id!r}: {event} must be an async function '(ctx: Context, ended: EndedRun)'; got {fn!r}"
+        )
+    return Workflow(id=id, fn=fn)

@@ -1,0 +1,66 @@
+"""The small examples do what they say. Each also runs on a file, as a reader's own copy would."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import error_matrix
+import fan_out
+import fastapi_lifespan
+import pipeline
+import pytest
+import sub_agents
+
+EXAMPLES = Path(pipeline.__file__).parent
+SMALL = ["error_matrix", "fan_out", "fastapi_lifespan", "pipeline", "sub_agents"]
+
+
+def test_pipeline_hands_each_result_to_the_next_stage(tmp_path: Path) -> None:
+    summary = asyncio.run(pipeline.main(tmp_path / "store.db"))
+    assert summary == pipeline.Summary("Actors have a mailbox", "A supervisor looks after actors", words=12)
+
+
+def test_fan_out_reports_the_child_that_failed_beside_those_that_did_not(tmp_path: Path) -> None:
+    report = asyncio.run(fan_out.main(tmp_path / "store.db"))
+    assert [profile.domain for profile in report.profiles] == [
+        "acme.test",
+        "globex.test",
+        "initech.test",
+        "umbrella.test",
+    ]
+    assert report.missing == ["no such company: 'no such company' is not a domain"]
+
+
+def test_agents_delegate_to_themselves_and_to_a_writer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = asyncio.run(sub_agents.main(tmp_path / "store.db"))
+    assert answer.agents == 7  # five researchers in a tree of depth three, two writers
+    assert answer.text.count("see OTP") == 3
+    assert "    researcher research which of them restarts which: completed" in capsys.readouterr().out
+
+
+def test_error_matrix_shows_failure_timeout_and_cancellation(tmp_path: Path) -> None:
+    assert asyncio.run(error_matrix.main(tmp_path / "store.db")) == [
+        "divide failed: ZeroDivisionError: division by zero",
+        "gave up waiting, then: done after 0.4 s",
+        "booking was cancelled, 1 run with it, rooms still booked: 0",
+    ]
+
+
+def test_fastapi_application_starts_a_run_and_awaits_its_result(tmp_path: Path) -> None:
+    seen = asyncio.run(fastapi_lifespan.main(tmp_path / "orders.db"))
+    assert seen == {"receipt": {"item": "tea", "total_cents": 750}, "unknown": 404}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_example_runs_as_a_script_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+    script = EXAMPLES / f"{name}.py"
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert not done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_example_is_tested() -> None:
+    assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == sorted([*SMALL, "code_survey"])
