@@ -69,6 +69,7 @@ class Cancellation:
         self._to_interrupt: list[Run] = []
         self._unfinished: set[Run] = set()
         self._steps: set[StepTask] = set()
+        self._below: set[Cancellation] = set()
         self._began_at = 0.0
         self._deadline = 0.0
         self._reminders: list[float] = []
@@ -100,6 +101,7 @@ class Cancellation:
         for each in self._runs:
             self._mark(each, at, error)
         engine.ending.begin_handlers(list(handlers))
+        self._join_those_below()
         self._tell_parents(at, error)
         self._begin_interrupting()
 
@@ -125,6 +127,23 @@ class Cancellation:
                 outcome = Outcome(OutcomeStatus.CANCELLED, error)
                 parent.post(StepEnded(row.parent_key, outcome, self.seq, at, row.run_id, row.workflow_id))
 
+    def _join_those_below(self) -> None:
+        """Children withdrawn before, or left by a run that ended, may still clean up: we are not done before they are."""
+        self._engine.cancellations.add(self)
+        for run in self._runs:
+            self._below.update(run.cleaning or ())
+        for other in self._below:
+            other.done.add_done_callback(lambda _, other=other: self._is_done_below(other))
+        parent = self._tops[0].parent
+        if parent is not None:
+            parent.add_cleaning([self])
+
+    def _is_done_below(self, other: Cancellation) -> None:
+        self._below.discard(other)
+        self.report.cleanup_errors.extend(other.report.cleanup_errors)
+        self.report.stuck.extend(other.report.stuck)
+        self._check_done()
+
     # The tasks
 
     def _begin_interrupting(self) -> None:
@@ -149,6 +168,7 @@ class Cancellation:
 
     def _interrupt(self, run: Run) -> None:
         self._engine.ending.tell_waiters(run)
+        self._steps |= self._engine.leaving(run)
         actor = run.actor
         if not isinstance(actor, RunActor) or actor.is_closed:
             self._finished(run)
@@ -222,13 +242,29 @@ class Cancellation:
             if task is not None and not step.is_in_thread:
                 chain = " > ".join(await_chain(task))
                 self.report.stuck.append(f"{step.where}: did not end within its grace period; it stands at {chain}")
-            self._engine.stuck.append(step)
+            self._engine.step_given_up(step)
         self._steps.clear()
         self._check_done()
 
+    def cut_off(self) -> None:
+        """The runtime has closed, and interrupted all that still cleaned up: say what became of it."""
+        for run in sorted(self._unfinished, key=lambda run: run.row.n):
+            actor = run.actor
+            if isinstance(actor, RunActor) and actor.body is not None and not actor.body.done():
+                self.report.stuck.append(f"{run.where}: was cut off while cleaning up, for the runtime was closed")
+        self._to_interrupt.clear()
+        self._unfinished.clear()
+        self._steps.clear()
+        self._below.clear()
+        self._check_done()
+
     def _check_done(self) -> None:
-        if self._to_interrupt or self._unfinished or self._steps or self.done.done():
+        if self._to_interrupt or self._unfinished or self._steps or self._below or self.done.done():
             return
         self._engine.timers.discard(self)
+        self._engine.cancellations.discard(self)
+        parent = self._tops[0].parent
+        if parent is not None and parent.cleaning is not None:
+            parent.cleaning.discard(self)
         self.report.seconds = self._engine.now() - self._began_at
         self.done.set_result(self.report)

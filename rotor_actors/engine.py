@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import logging
 import random
 from collections.abc import Callable, Coroutine
@@ -53,6 +54,8 @@ from rotor_actors.workflow import Workflow
 
 _logger = logging.getLogger("rotor_actors")
 
+MOST_EFFECTS_WAITING = 1_000
+
 
 class Options(msgspec.Struct, frozen=True):
     """What `Runtime` was told; durations in seconds."""
@@ -91,7 +94,7 @@ class Engine:
         self.ports = ports
         self.options = options
         self.registry = Registry(Codecs(options.payload_limit), self._workflow_appeared)
-        self.queue_of_runs = RunQueue(ports.clock.monotonic, self._slice_ended, self._actor_broke)
+        self.queue_of_runs = RunQueue(ports.clock.monotonic, self._may_begin, self._slice_ended, self._actor_broke)
         self.journal = Journal(ports.store, ports.writer, last_numbers[1], self.queue_of_runs.start_soon,
                                on_store_failure)  # fmt: skip
         self.timers = Timers(ports.clock)
@@ -106,7 +109,10 @@ class Engine:
         self.held_roots: list[Run] = []
         self.steps_in_flight = 0
         self._executing: set[StepTask] = set()
+        self._leaving: dict[int, set[StepTask]] = {}
         self.stuck: list[object] = []
+        # Those under way: whoever waits for one gets its report also when the runtime closes before it is done.
+        self.cancellations: set[Cancellation] = set()
         self.on_progress: Callable[[Run], None] = lambda run: None
         self._last_now = 0.0
         self._background: set[asyncio.Task[None]] = set()
@@ -137,7 +143,10 @@ class Engine:
     def queue(self, run: Run) -> None:
         if not run.is_queued:
             run.is_queued = True
-            self.queue_of_runs.push(run)
+            if run.phase is Phase.FRESH:
+                self.queue_of_runs.push_fresh(run)
+            else:
+                self.queue_of_runs.push(run)
 
     def drive(self, run: Run, is_over: Callable[[], bool]) -> bool:
         run.is_queued = False
@@ -215,6 +224,9 @@ class Engine:
         assert workflow.handles is not None
         return self.ending.decode_ended(workflow.handles, blob or b"")
 
+    def _may_begin(self) -> bool:
+        return self.journal.effects_waiting < MOST_EFFECTS_WAITING
+
     def _slice_ended(self) -> None:
         self.journal.kick()
 
@@ -269,9 +281,13 @@ class Engine:
 
     def create(self, row: RunRow, workflow: Workflow[Any, Any], parent: Run | None,
                context: contextvars.Context | None) -> Run:  # fmt: skip
-        """A run that has just been appended; it goes on at once, or when it is admitted."""
-        run = Run(self, row, parent, Phase.FRESH)
-        run.workflow, run.context = workflow, context
+        """A run that has just been appended; it goes on at once, or when it is admitted.
+
+        Its row is its own: the entry keeps what was appended, whatever happens before it is committed. So is its
+        context: what its body sets there is not for its parent to see.
+        """
+        run = Run(self, copy.copy(row), parent, Phase.FRESH)
+        run.workflow, run.context = workflow, None if context is None else context.copy()
         self.tree.add(run)
         if parent is None and not self._admit(run):
             run.phase = Phase.HELD
@@ -316,7 +332,8 @@ class Engine:
         self.steps_in_flight += 1
 
         def start() -> None:
-            step.start()
+            if not run.is_doomed:
+                step.start()
             if step.task is None:
                 self.steps_in_flight -= 1
             else:
@@ -329,11 +346,17 @@ class Engine:
         self._left(step)
         run, pending = step.run, step.pending
         actor = run.actor
-        if run.is_doomed or not isinstance(actor, RunActor) or not actor.step_left(step):
+        if self._came_too_late(step) or not isinstance(actor, RunActor) or not actor.step_left(step):
             return
         row = StepRow(run.row.n, self.now(), Kind.RUN, pending.key, pending.step_id, pending.target, outcome.status,
                       outcome.payload, step.began_at, step.attempts)  # fmt: skip
         self.record_outcome(run, row, outcome)
+
+    def _came_too_late(self, step: StepTask) -> bool:
+        """Its run was cancelled, though the step itself has not been interrupted yet: nothing is recorded."""
+        if step.run.is_doomed and step.run.cancellation is not None:
+            step.run.cancellation.step_gone(step, None)
+        return step.run.is_doomed
 
     def record_outcome(self, run: Run, row: StepRow, outcome: Outcome) -> None:
         row.seq = seq = self.journal.next_seq
@@ -344,12 +367,27 @@ class Engine:
     def step_retries(self, step: StepTask, due: float, error: bytes) -> None:
         self._left(step)
         run, pending = step.run, step.pending
+        if self._came_too_late(step):
+            self.timers.discard(step)
+            return
         row = StepRow(run.row.n, self.now(), Kind.STEP_RETRY, pending.key, pending.step_id, "", OutcomeStatus.FAILED,
                       error, step.began_at, step.attempts, due)  # fmt: skip
         row.seq = self.journal.next_seq
         self.append(run, StepRecorded(row))
         self.progressed(run)
         self.queue(run)
+
+    def step_leaves(self, step: StepTask) -> None:
+        """Its body has been interrupted, and may clean up: cancelling its run waits for that."""
+        self._leaving.setdefault(step.run.row.n, set()).add(step)
+
+    def leaving(self, run: Run) -> set[StepTask]:
+        return self._leaving.get(run.row.n, set())
+
+    def step_given_up(self, step: StepTask) -> None:
+        """It did not end within its grace period: nobody waits for it any more."""
+        self.stuck.append(step)
+        self._left(step)
 
     def step_gone(self, step: StepTask, error: BaseException | None) -> None:
         self._left(step)
@@ -370,8 +408,14 @@ class Engine:
         task.add_done_callback(self._background.discard)
 
     def _left(self, step: StepTask) -> None:
+        if step not in self._executing:
+            return  # it was given up
         self.steps_in_flight -= 1
         self._executing.discard(step)
+        if (leaving := self._leaving.get(step.run.row.n)) is not None:
+            leaving.discard(step)
+            if not leaving:
+                del self._leaving[step.run.row.n]
 
     @property
     def has_step_tasks(self) -> bool:

@@ -68,6 +68,7 @@ class Journal:
         self._rests: dict[int, RunRested] = {}
         self._wake = asyncio.Event()
         self._flushers: list[asyncio.Future[None]] = []
+        self.effects_waiting = 0
         self.failure: StoreError | None = None
         self.is_full = False
         # Commits read, backup and compaction write: they exclude commits, and nothing else ever holds it.
@@ -112,6 +113,7 @@ class Journal:
                 break
             chosen = batch
         chosen.effects.append(effect)
+        self.effects_waiting += 1
 
     async def durable(self, seq: int) -> None:
         """Wait until entry `seq` is durable.
@@ -163,6 +165,7 @@ class Journal:
             return
         self._batches.popleft()
         self.durable_seq = max(self.durable_seq, batch.last_seq)
+        self.effects_waiting -= len(batch.effects)
         self._release(batch.effects)
 
     async def _write(self, entries: list[Entry]) -> None:

@@ -49,6 +49,8 @@ class LiveTree:
         for child in tuple(run.each_child()):
             if not child.is_doomed:
                 self.adopt(child, parent)
+        if run.cleaning and parent is not None:
+            parent.add_cleaning(run.cleaning)
 
     def get(self, n: int) -> Run | None:
         return self._by_n.get(n)

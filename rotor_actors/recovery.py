@@ -137,6 +137,11 @@ class Recovery:
             engine.queue_of_runs.poke()
         self._next_suspect()
 
+    def wait_no_longer(self) -> None:
+        """The runtime is closing: there is no need to live through the rest of the probation."""
+        self._engine.timers.discard(self)
+        self._suspects.clear()
+
     def _set_aside(self, run: Run) -> None:
         message = (
             f"set aside: the process ended {run.row.recoveries} times in a row while this run was being recovered, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,7 +56,7 @@ class Run:
     """One run that has not ended. Its children stand in its `ChildTable`: the run tree is the supervision tree."""
 
     __slots__ = (
-        "actor", "cancellation", "children", "context", "history", "history_seq", "host", "is_doomed", "is_queued",
+        "actor", "cancellation", "children", "cleaning", "context", "history", "history_seq", "host", "is_doomed", "is_queued",
         "mailbox", "parent", "phase", "row", "seen_seq", "waiters", "workflow",
     )  # fmt: skip
 
@@ -74,6 +74,8 @@ class Run:
         self.history_seq = 0
         self.waiters: list[asyncio.Future[RunRow]] | None = None
         self.cancellation: Cancellation | None = None
+        # Cancellations of its children (withdrawn, or left by a child that ended) that are still under way.
+        self.cleaning: set[Cancellation] | None = None
         # Cancelled, though it may still be cleaning up: nothing it does is recorded any more, no child is admitted.
         self.is_doomed = False
         self.is_queued = False
@@ -86,11 +88,20 @@ class Run:
 
     @property
     def is_owned(self) -> bool:
-        """Its parent awaits it: its end is the parent's to know."""
-        return self.parent is not None and not self.row.flags & (RunFlag.RELEASED | RunFlag.WITHDRAWN)
+        """Its parent awaits it: its end is the parent's to know. Not that of whoever adopted it."""
+        parent = self.parent
+        if parent is None or parent.row.n != self.row.parent_n:
+            return False
+        return not self.row.flags & (RunFlag.RELEASED | RunFlag.WITHDRAWN)
 
     def snapshot(self) -> RunRow:
         return copy.copy(self.row)
+
+    def add_cleaning(self, cancellations: Iterable[Cancellation]) -> None:
+        """These are under way below; cancelling this run waits for them."""
+        if self.cleaning is None:
+            self.cleaning = set()
+        self.cleaning.update(cancellations)
 
     # The mailbox
 

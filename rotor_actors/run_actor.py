@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -18,6 +19,7 @@ from rotor_actors.loading import Loaded
 from rotor_actors.messages import (
     Begin,
     Diverged,
+    Effect,
     Fire,
     Pending,
     Resolve,
@@ -84,7 +86,7 @@ class ActorHost(StepHost, Protocol):
 class RunActor:
     """One attempt of one run."""
 
-    __slots__ = ("_alarms", "_checks", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_over", "_loaded", "_loop", "_now",
+    __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_over", "_loaded", "_loop", "_now",
                  "_run", "_state", "_steps", "_task", "where")  # fmt: skip
 
     def __init__(
@@ -107,6 +109,7 @@ class RunActor:
         self._is_closed = False
         self._is_over: Callable[[], bool] | None = None
         self._checks = 0
+        self._effects: deque[Effect] = deque()
 
     # Being driven
 
@@ -122,6 +125,8 @@ class RunActor:
         while not self._is_closed:
             if mailbox.has_control and not self._is_cleaning:
                 self._clean_up()  # ahead of everything, even in the middle of a turn that does not end
+            if self._is_doomed:
+                return False  # it stands still until its interrupt comes, even in the middle of a turn
             if not self._run_to_rest():
                 return True  # in the middle of a turn
             if self._is_closed:
@@ -139,6 +144,11 @@ class RunActor:
                 return True
         return False
 
+    @property
+    def _is_doomed(self) -> bool:
+        """The run is cancelled, and its interrupt is on its way: leaves get theirs first."""
+        return self._run.is_doomed and not self._is_cleaning
+
     def _take(self, message: StepEnded | TimerFired) -> None:
         if message.seq > self._run.seen_seq:
             self._run.seen_seq = message.seq
@@ -149,28 +159,25 @@ class RunActor:
     def _run_to_rest(self) -> bool:
         """Run the body, perform what it asked for, replay what answers it; False when the slice is used up."""
         while True:
-            if not self._loop.run(self._is_over):
+            is_at_rest = self._loop.run(self._is_over)
+            if not self._perform_effects() or not is_at_rest:
                 return False
             if self._task is not None and self._task.done():
                 self._finish(self._task)
                 return True
             if not self._state.replaying:
-                self._perform_effects()
                 return True
             self._replay_next()
             if self._is_closed:
                 return True
 
     def _replay_next(self) -> None:
-        self._perform_effects()
         try:
             message = self._state.next_recorded(self._loop.timers_set)
         except NonDeterminismError as error:
             self._abort(error)
             return
-        if message is None:
-            self._perform_effects()
-        else:
+        if message is not None:
             self._take(message)
 
     def _rest(self) -> None:
@@ -193,6 +200,8 @@ class RunActor:
         """Post what is due: each is recorded in the act that posts it, so that the record keeps the body's order."""
         if self._is_cleaning:
             self._fire_unrecorded(now)
+            return
+        if self._is_doomed:
             return
         while not self._is_closed:
             timer, other = self._loop.timers.next_due(), self._alarms.next_due()
@@ -223,19 +232,28 @@ class RunActor:
 
     # Effects
 
-    def _perform_effects(self) -> None:
-        for effect in self._state.take_effects():
-            match effect:
-                case Begin():
-                    self._begin_step(effect.pending)
-                case Resolve():
-                    self._resolve(effect.pending, effect.message)
-                case Fire():
-                    self._loop.fire(effect.number)
-                case Withdraw():
-                    self._withdraw(effect.pending)
-                case Diverged():
-                    self._host.mark_diverged(self._run, effect.step_id)
+    def _perform_effects(self) -> bool:
+        """Do what the body asked for; False when the slice is used up before all of it is done."""
+        todo = self._effects
+        todo.extend(self._state.take_effects())
+        while todo:
+            self._perform(todo.popleft())
+            if todo and self._is_over is not None and self._is_over():
+                return False
+        return True
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Begin():
+                self._begin_step(effect.pending)
+            case Resolve():
+                self._resolve(effect.pending, effect.message)
+            case Fire():
+                self._loop.fire(effect.number)
+            case Withdraw():
+                self._withdraw(effect.pending)
+            case Diverged():
+                self._host.mark_diverged(self._run, effect.step_id)
 
     def _begin_step(self, pending: Pending) -> None:
         match pending.kind:
@@ -326,13 +344,17 @@ class RunActor:
         for step in tuple(self._steps.values()):
             step.stop()
         self._steps.clear()
-        for task in self._loop.pending_tasks():
+        if left := self._loop.pending_tasks():
+            self._end_tasks(left)
+        self._loop.on_foreign = None
+        self._loop.close()
+
+    def _end_tasks(self, tasks: list[RunTask]) -> None:
+        for task in tasks:
             task.cancel()
         self._loop.run(_once())
         for task in self._loop.pending_tasks():
             task._log_destroy_pending = False  # it refused to end and is dropped on purpose
-        self._loop.on_foreign = None
-        self._loop.close()
 
     def _abort(self, error: BaseException) -> None:
         """End the attempt with an error that the body cannot catch."""
@@ -368,6 +390,8 @@ class RunActor:
     def abandon(self) -> None:
         """Wait for it no longer. It is fenced: nothing it does is recorded, and it is not driven any more."""
         self._is_closed = True
+        for task in self._loop.pending_tasks():
+            task._log_destroy_pending = False  # it is dropped on purpose
         self._loop.on_foreign = None
 
     def step_tasks(self) -> list[StepTask]:
@@ -388,11 +412,7 @@ class RunActor:
     # What the body sees of it (`step.Body`)
 
     async def perform(self, step_id: str, kind: Kind, target: str, spec: object) -> tuple[StepEnded, Any]:
-        if not self._loop.is_running():
-            raise StepRefusedError(
-                f"{self.where}: step {step_id!r} was called from outside the workflow's body (inside another step?); "
-                f"steps do not nest: call it in the body"
-            )
+        self._check_in_body(f"step {step_id!r}")
         asked = self._state.request(step_id, kind, target, spec)
         if isinstance(asked, StepEnded):
             return asked, msgspec.UNSET
@@ -403,6 +423,13 @@ class RunActor:
             self._state.withdraw(asked.key)
             raise
         return ended, asked.value
+
+    def _check_in_body(self, what: str) -> None:
+        if not self._loop.is_running():
+            raise StepRefusedError(
+                f"{self.where}: {what} was called from outside the workflow's body (inside another step?); "
+                f"steps do not nest: call it in the body"
+            )
 
     def note_failure(self, error: BaseException, key: bytes) -> None:
         if self._failures is None:
@@ -440,6 +467,11 @@ class RunActor:
         return self._host.codecs_of(workflow)
 
     async def cancel(self, reason: str) -> NoReturn:
+        self._check_in_body("ctx.cancel")
+        if self._is_cleaning:
+            raise asyncio.CancelledError  # it is cancelled already, and this must not hold up its cleanup
+        if self._is_closed:
+            raise StepRefusedError(f"{self.where}: ctx.cancel refused: this attempt has ended")
         self._host.cancel_from_inside(self._run, reason)
         while True:
             await self._loop.create_future()

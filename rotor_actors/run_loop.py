@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import threading
 import types
+import zlib
 from asyncio import events
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, NoReturn, TypeVar, cast
@@ -30,20 +32,34 @@ _logger = logging.getLogger("rotor_actors")
 
 # How many callbacks run between two looks at the clock: a look costs about as much as a callback.
 _CALLBACKS_PER_LOOK = 64
+# Tasks that are done are forgotten in bulk: a callback on each task would cost more than the task's own bookkeeping.
+_FIRST_PRUNING = 32
 
 
 class RunTask(asyncio.Task[Any]):
     """A task that hashes by its number in its loop, so that sets of tasks iterate in order of creation."""
 
-    number: int = 0
-    inner: Any = None
+    def __init__(self, coro: Coroutine[Any, Any, Any], loop: RunLoop, number: int, **options: Any) -> None:
+        self.number = number  # first: asyncio puts the task into a set at once
+        self.inner = coro
+        super().__init__(_guarded(coro), loop=loop, **options)
 
     def __hash__(self) -> int:
         return self.number
 
+    def cancel(self, msg: Any | None = None) -> bool:
+        # Before its first step only the guard gets the cancellation: the coroutine in it would be "never awaited".
+        if isinstance(self.inner, types.CoroutineType) and inspect.getcoroutinestate(self.inner) == inspect.CORO_CREATED:
+            self.add_done_callback(_close_inner)
+        return super().cancel(msg)
+
     def get_coro(self) -> Any:
         """The coroutine that was given, not the guard around it."""
         return self.inner
+
+
+def _close_inner(task: asyncio.Task[Any]) -> None:
+    cast(RunTask, task).inner.close()
 
 
 class RunFuture(asyncio.Future[Any]):
@@ -127,8 +143,11 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._thread = threading.get_ident()
         self._ready: list[_Handle] = []
         self._retries: list[_Handle] = []
-        self._created = 0
-        self._tasks: dict[RunTask, None] = {}
+        # Numbers start high and far apart from run to run, for asyncio keeps all tasks of the process in one set: equal
+        # hashes there would make each insertion a walk through all of them. From the run, so the same on replay.
+        self._created = zlib.crc32(where.encode("utf-8", "surrogatepass")) << 24
+        self._tasks: list[RunTask] = []
+        self._prune_at = _FIRST_PRUNING
         self.timers: Alarms[int] = Alarms()
         self.armed: dict[int, RunTimer] = {}
         self.timers_set = 0
@@ -221,21 +240,19 @@ class RunLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
         **_: Any,
     ) -> RunTask:
-        self._created += 1
-        task = RunTask(_guarded(coro), loop=self, name=name or f"task-{self._created}", context=context)
-        task.number, task.inner = self._created, coro
-        self._tasks[task] = None
-        task.add_done_callback(self._forget)
+        self._created = number = self._created + 1
+        task = RunTask(coro, self, number, name=name or self._where, context=context)
+        self._tasks.append(task)
+        if len(self._tasks) >= self._prune_at:
+            self._tasks = self.pending_tasks()
+            self._prune_at = 2 * len(self._tasks) + _FIRST_PRUNING
         return task
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.pop(cast(RunTask, task), None)
 
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         handle = _Handle(callback, args, context if context is not None else contextvars.copy_context())
-        if getattr(callback, "__name__", None) == "_deliver_cancellation":
+        if type(callback) is types.MethodType and callback.__name__ == "_deliver_cancellation":
             self._retries.append(handle)
         else:
             self._ready.append(handle)

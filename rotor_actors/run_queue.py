@@ -28,6 +28,7 @@ class RunQueue:
 
     Args:
         monotonic: the clock that slices are measured by.
+        may_begin: says whether something fresh may begin.
         when_idle: called each time a slice ends, so that what it appended can be committed.
         on_error: called with an exception that escaped from an actor; the others go on.
     """
@@ -35,13 +36,16 @@ class RunQueue:
     def __init__(
         self,
         monotonic: Callable[[], float],
+        may_begin: Callable[[], bool],
         when_idle: Callable[[], None],
         on_error: Callable[[Runnable, BaseException], None],
     ) -> None:
         self._monotonic = monotonic
+        self._may_begin = may_begin
         self._when_idle = when_idle
         self._on_error = on_error
         self._ready: deque[Runnable] = deque()
+        self._fresh: deque[Runnable] = deque()
         self._starts: deque[Callable[[], None]] = deque()
         self._is_scheduled = False
         self._is_stopped = False
@@ -50,6 +54,12 @@ class RunQueue:
 
     def push(self, runnable: Runnable) -> None:
         self._ready.append(runnable)
+        self._schedule()
+
+    def push_fresh(self, runnable: Runnable) -> None:
+        """Queue what has not begun yet. It begins when what has begun is not waiting for the disk in great numbers:
+        so a fan-out of a million children has a few hundred half-done ones in memory, not a million."""
+        self._fresh.append(runnable)
         self._schedule()
 
     def start_soon(self, starts: list[Callable[[], None]]) -> None:
@@ -63,12 +73,13 @@ class RunQueue:
 
     @property
     def is_idle(self) -> bool:
-        return not self._ready and not self._starts and not self._is_scheduled
+        return not self._ready and not self._starts and not self._fresh and not self._is_scheduled
 
     def stop(self) -> None:
         """Take up nothing any more."""
         self._is_stopped = True
         self._ready.clear()
+        self._fresh.clear()
         self._starts.clear()
 
     def _schedule(self) -> None:
@@ -82,8 +93,7 @@ class RunQueue:
             return
         self._ends_at = self._monotonic() + SLICE_SECONDS
         self._begin_starts()
-        while self._ready:
-            runnable = self._ready.popleft()
+        while (runnable := self._next()) is not None:
             try:
                 if runnable.go_on(self._is_over):
                     self._ready.append(runnable)
@@ -91,9 +101,16 @@ class RunQueue:
                 self._on_error(runnable, error)
             if self._is_over():
                 break
-        if self._ready or self._starts:
+        if self._ready or self._starts or (self._fresh and self._may_begin()):
             self._schedule()
         self._when_idle()
+
+    def _next(self) -> Runnable | None:
+        if self._ready:
+            return self._ready.popleft()
+        if self._fresh and self._may_begin():
+            return self._fresh.popleft()
+        return None
 
     def _begin_starts(self) -> None:
         for _ in range(min(len(self._starts), STARTS_PER_SLICE)):

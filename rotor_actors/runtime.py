@@ -129,6 +129,12 @@ class Runtime:
             raise RuntimeStateError("the runtime is not open; use it inside 'async with runtime:'")
         return service.engine
 
+    def _open(self) -> Engine:
+        engine = self._engine
+        assert self._service is not None
+        self._service.check_open()
+        return engine
+
     def _accepting(self) -> Engine:
         engine = self._engine
         assert self._service is not None
@@ -308,7 +314,7 @@ class Runtime:
 
         Cancelling the caller does not stop the cancellation.
         """
-        engine = self._engine
+        engine = self._open()
         run = engine.tree.find(run_id)
         if run is None:
             await self._row(run_id)

@@ -32,10 +32,12 @@ class Service:
         self._ports = ports
         self._options = options
         self._engine: Engine | None = None
+        self._recovery: Recovery | None = None
         self._supervisor = Supervisor(name="rotor_actors", max_restarts=3, max_seconds=5.0)
         self._waiters: set[asyncio.Future[RunRow]] = set()
         self._is_accepting = False
         self._failure: StoreError | None = None
+        self._is_stopped = False
         self._closing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
 
@@ -49,7 +51,7 @@ class Service:
         """Raise what keeps the runtime from being used, if anything does."""
         if self._failure is not None:
             raise self._failure
-        if self._closing is not None and self._closing.done():
+        if self._is_stopped:
             raise RuntimeStateError("the runtime is closed")
 
     def check_accepting(self) -> None:
@@ -78,7 +80,8 @@ class Service:
             await self._release_store()
             raise
         self._is_accepting = True
-        Recovery(engine).begin(live)
+        self._recovery = Recovery(engine)
+        self._recovery.begin(live)
         engine.queue_of_runs.poke()
         attach = getattr(ports.clock, "attach", None)
         if attach is not None:
@@ -170,12 +173,15 @@ class Service:
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _stop_everything(self, error: Exception) -> None:
+        self._is_stopped = True
         engine = self.engine
         engine.timers.stop()
         for run in engine.tree:
             if isinstance(run.actor, RunActor):
                 run.actor.shut_down()
         engine.queue_of_runs.stop()
+        for cancellation in tuple(engine.cancellations):
+            cancellation.cut_off()
         for waiter in tuple(self._waiters):
             if not waiter.done():
                 waiter.set_exception(error)

@@ -38,6 +38,8 @@ class StepHost(Protocol):
 
     def step_retries(self, step: StepTask, due: float, error: bytes) -> None: ...
 
+    def step_leaves(self, step: StepTask) -> None: ...
+
     def step_gone(self, step: StepTask, error: BaseException | None) -> None: ...
 
 
@@ -103,6 +105,7 @@ class StepTask:
         if self._task is None:
             return False
         self._task.cancel()
+        self._host.step_leaves(self)
         return True
 
     def alarm(self, now: float) -> None:
