@@ -131,7 +131,7 @@ class Cancellation:
         """Children withdrawn before, or left by a run that ended, may still clean up: we are not done before they are."""
         self._engine.cancellations.add(self)
         for run in self._runs:
-            self._below.update(run.cleaning or ())
+            self._below.update(other for other in run.cleaning or () if not other.done.done())
         for other in self._below:
             other.done.add_done_callback(lambda _, other=other: self._is_done_below(other))
         parent = self._tops[0].parent
@@ -263,8 +263,5 @@ class Cancellation:
             return
         self._engine.timers.discard(self)
         self._engine.cancellations.discard(self)
-        parent = self._tops[0].parent
-        if parent is not None and parent.cleaning is not None:
-            parent.cleaning.discard(self)
         self.report.seconds = self._engine.now() - self._began_at
         self.done.set_result(self.report)

@@ -407,6 +407,13 @@ class Engine:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    async def stop_background(self) -> None:
+        """Look up nothing any more."""
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(tuple(self._background))
+
     def _left(self, step: StepTask) -> None:
         if step not in self._executing:
             return  # it was given up

@@ -50,7 +50,7 @@ class LiveTree:
             if not child.is_doomed:
                 self.adopt(child, parent)
         if run.cleaning and parent is not None:
-            parent.add_cleaning(run.cleaning)
+            parent.add_cleaning(tuple(run.cleaning))
 
     def get(self, n: int) -> Run | None:
         return self._by_n.get(n)

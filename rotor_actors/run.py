@@ -101,7 +101,14 @@ class Run:
         """These are under way below; cancelling this run waits for them."""
         if self.cleaning is None:
             self.cleaning = set()
-        self.cleaning.update(cancellations)
+        for cancellation in cancellations:
+            if not cancellation.done.done():
+                self.cleaning.add(cancellation)
+                cancellation.done.add_done_callback(lambda _, gone=cancellation: self._is_clean(gone))
+
+    def _is_clean(self, gone: Cancellation) -> None:
+        if self.cleaning is not None:
+            self.cleaning.discard(gone)
 
     # The mailbox
 

@@ -411,25 +411,19 @@ class RunActor:
 
     # What the body sees of it (`step.Body`)
 
-    async def perform(self, step_id: str, kind: Kind, target: str, spec: object) -> tuple[StepEnded, Any]:
-        self._check_in_body(f"step {step_id!r}")
-        asked = self._state.request(step_id, kind, target, spec)
-        if isinstance(asked, StepEnded):
-            return asked, msgspec.UNSET
-        asked.future = future = self._loop.create_future()
-        try:
-            ended: StepEnded = await future
-        except asyncio.CancelledError:
-            self._state.withdraw(asked.key)
-            raise
-        return ended, asked.value
-
-    def _check_in_body(self, what: str) -> None:
+    def ask(self, step_id: str, kind: Kind, target: str, spec: object) -> StepEnded | Pending:
         if not self._loop.is_running():
-            raise StepRefusedError(
-                f"{self.where}: {what} was called from outside the workflow's body (inside another step?); "
-                f"steps do not nest: call it in the body"
-            )
+            raise self._outside(f"step {step_id!r}")
+        asked = self._state.request(step_id, kind, target, spec)
+        if type(asked) is Pending:
+            asked.future = self._loop.step_future(self._state.withdraw, asked.key)
+        return asked
+
+    def _outside(self, what: str) -> StepRefusedError:
+        return StepRefusedError(
+            f"{self.where}: {what} was called from outside the workflow's body (inside another step?); "
+            f"steps do not nest: call it in the body"
+        )
 
     def note_failure(self, error: BaseException, key: bytes) -> None:
         if self._failures is None:
@@ -467,7 +461,8 @@ class RunActor:
         return self._host.codecs_of(workflow)
 
     async def cancel(self, reason: str) -> NoReturn:
-        self._check_in_body("ctx.cancel")
+        if not self._loop.is_running():
+            raise self._outside("ctx.cancel")
         if self._is_cleaning:
             raise asyncio.CancelledError  # it is cancelled already, and this must not hold up its cleanup
         if self._is_closed:

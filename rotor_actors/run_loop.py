@@ -39,10 +39,12 @@ _FIRST_PRUNING = 32
 class RunTask(asyncio.Task[Any]):
     """A task that hashes by its number in its loop, so that sets of tasks iterate in order of creation."""
 
+    __slots__ = ("inner", "number")
+
     def __init__(self, coro: Coroutine[Any, Any, Any], loop: RunLoop, number: int, **options: Any) -> None:
         self.number = number  # first: asyncio puts the task into a set at once
         self.inner = coro
-        super().__init__(_guarded(coro), loop=loop, **options)
+        super().__init__(cast("Coroutine[Any, Any, Any]", _Guard(coro, loop)), loop=loop, **options)
 
     def __hash__(self) -> int:
         return self.number
@@ -65,10 +67,31 @@ def _close_inner(task: asyncio.Task[Any]) -> None:
 class RunFuture(asyncio.Future[Any]):
     """A future that hashes by its number in its loop."""
 
-    number: int = 0
+    __slots__ = ("number",)
+
+    def __init__(self, loop: RunLoop, number: int) -> None:
+        self.number = number
+        super().__init__(loop=loop)
 
     def __hash__(self) -> int:
         return self.number
+
+
+class StepFuture(RunFuture):
+    """The outcome of a step. When the scope that awaits it is cancelled, `on_cancel(key)` is told."""
+
+    __slots__ = ("_key", "_on_cancel")
+
+    def __init__(self, loop: RunLoop, number: int, on_cancel: Callable[[bytes], None], key: bytes) -> None:
+        super().__init__(loop, number)
+        self._on_cancel = on_cancel
+        self._key = key
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self.done():
+            return False
+        self._on_cancel(self._key)
+        return super().cancel(msg)
 
 
 class _Handle:
@@ -227,10 +250,13 @@ class RunLoop(asyncio.AbstractEventLoop):
         return None
 
     def create_future(self) -> RunFuture:
-        self._created += 1
-        future = RunFuture(loop=self)
-        future.number = self._created
-        return future
+        self._created = number = self._created + 1
+        return RunFuture(self, number)
+
+    def step_future(self, on_cancel: Callable[[bytes], None], key: bytes) -> StepFuture:
+        """A future for the outcome of a step."""
+        self._created = number = self._created + 1
+        return StepFuture(self, number, on_cancel, key)
 
     def create_task(  # type: ignore[override]
         self,
@@ -336,35 +362,41 @@ for _name in (
     setattr(RunLoop, _name, _refused(_name))
 
 
-async def _guarded(coro: Coroutine[Any, Any, T]) -> T:
-    return await _only_own_futures(coro)
+class _Guard(Coroutine[Any, Any, Any]):
+    """Drives a coroutine, and answers a future of another loop with the named error, not asyncio's RuntimeError.
 
-
-@types.coroutine
-def _only_own_futures(coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Drive `coro`, and answer a future of another loop with the named error instead of asyncio's RuntimeError.
-
-    The rest is PEP 380 by hand: what the task sends or throws goes to `coro`.
+    One small object for each task, and no frame of its own: there may be a million tasks.
     """
-    loop = events.get_running_loop()
-    send, throw = coro.send, coro.throw
-    error: BaseException | None = None
-    while True:
-        try:
-            yielded = send(None) if error is None else throw(error)
-        except StopIteration as stop:
-            return cast(T, stop.value)
-        error = None
-        try:
-            if yielded is not None and yielded.get_loop() is not loop:
-                # Nobody may be left believing that this future blocks a task of its own loop.
-                yielded._asyncio_future_blocking = False
-                error = _foreign_future(loop, yielded)
-                continue
-            yield yielded
-        except BaseException as thrown:
-            error = thrown
+
+    __slots__ = ("_coro", "_loop")
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], loop: RunLoop) -> None:
+        self._coro = coro
+        self._loop = loop
+
+    def send(self, value: Any) -> Any:
+        yielded = self._coro.send(value)
+        if yielded is None or yielded.get_loop() is self._loop:
+            return yielded
+        return self._refuse(yielded)
+
+    def throw(self, *error: Any) -> Any:
+        yielded = self._coro.throw(*error)
+        if yielded is None or yielded.get_loop() is self._loop:
+            return yielded
+        return self._refuse(yielded)
+
+    def close(self) -> None:
+        self._coro.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coro.__await__()
+
+    def _refuse(self, future: Any) -> Any:
+        # Nobody may be left believing that this future blocks a task of its own loop.
+        future._asyncio_future_blocking = False
+        return self.throw(_foreign_future(self._loop, future))
 
 
-def _foreign_future(loop: asyncio.AbstractEventLoop, future: object) -> EffectOutsideStepError:
-    return cast(RunLoop, loop)._refuse(f"a future of another event loop ({future!r})")  # pyright: ignore[reportPrivateUsage]
+def _foreign_future(loop: RunLoop, future: object) -> EffectOutsideStepError:
+    return loop._refuse(f"a future of another event loop ({future!r})")  # pyright: ignore[reportPrivateUsage]

@@ -148,8 +148,11 @@ class Service:
             self._stop_everything(RuntimeStateError(
                 "the runtime was closed before the run ended; it goes on when the store is opened again"
             ))  # fmt: skip
+            await engine.stop_background()
             await self._steps_to_end(engine)
             if self._failure is None:
+                if self._recovery is not None:
+                    self._recovery.alarm(engine.now())  # nothing killed the process: it ends in good order
                 await engine.journal.durable(engine.journal.last_seq)
         except StoreError:
             pass  # all who waited have been told
@@ -163,6 +166,8 @@ class Service:
 
     async def _drain(self, engine: Engine) -> None:
         """Let runs come to their end; stop waiting when all that is left waits for something later than the limit."""
+        if self._recovery is not None:
+            self._recovery.wait_no_longer()
         loop = asyncio.get_running_loop()
         limit = loop.time() + self._options.drain_timeout
         while loop.time() < limit and not self._hurry.is_set() and self._failure is None:

@@ -17,7 +17,7 @@ from rotor_actors.errors import (
     WorkflowFailedError,
     WorkflowTimeoutError,
 )
-from rotor_actors.messages import StepEnded
+from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.payload import Codec
 from rotor_actors.records import Kind, OutcomeStatus
 from rotor_actors.remote_errors import RecordedError, rebuild
@@ -68,8 +68,8 @@ class Body(Protocol):
 
     where: str
 
-    async def perform(self, step_id: str, kind: Kind, target: str, spec: object) -> tuple[StepEnded, Any]:
-        """Ask for a step and wait for its outcome; the value beside it saves decoding, if it is known."""
+    def ask(self, step_id: str, kind: Kind, target: str, spec: object) -> StepEnded | Pending:
+        """Ask for a step: its outcome where it is known, else one to come, with the future to wait for it."""
         ...
 
     def note_failure(self, error: BaseException, key: bytes) -> None:
@@ -155,9 +155,12 @@ class Step:
             policy=None if retries is None else RetryPolicy.of(retries),
             codec=self._body.step_codec(fn),
         )
-        ended, value = await self._body.perform(_checked_id(id), Kind.RUN, "", spec)
+        asked = self._body.ask(_checked_id(id), Kind.RUN, "", spec)
+        ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
         if ended.outcome.status is OutcomeStatus.COMPLETED:
-            return spec.codec.decode(ended.outcome.payload or NIL) if value is msgspec.UNSET else value
+            if isinstance(asked, Pending) and asked.value is not msgspec.UNSET:
+                return asked.value
+            return spec.codec.decode(ended.outcome.payload or NIL)
         error = rebuild(msgspec.msgpack.decode(ended.outcome.payload or b"", type=RecordedError))
         self._body.note_failure(error, ended.key)
         raise error
@@ -199,7 +202,8 @@ class Step:
         codecs = self._body.check_invoke(id, _checked_workflow(self._body, id, workflow))
         spec = _invoke_spec(workflow.id, codecs[0], data, timeout, headers, retries, retry_delay, run_id,
                             on_parent_close)  # fmt: skip
-        ended, _ = await self._body.perform(_checked_id(id), Kind.INVOKE, workflow.id, spec)
+        asked = self._body.ask(_checked_id(id), Kind.INVOKE, workflow.id, spec)
+        ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
         return _invocation(ended, codecs[1])
 
     async def invoke_by_id(
@@ -225,7 +229,8 @@ class Step:
         data_codec, _ = self._body.check_invoke(id, _checked_workflow(self._body, id, target))
         spec = _invoke_spec(target.id, data_codec, data, timeout, headers, retries, retry_delay, run_id,
                             on_parent_close)  # fmt: skip
-        ended, _ = await self._body.perform(_checked_id(id), Kind.INVOKE, target.id, spec)
+        asked = self._body.ask(_checked_id(id), Kind.INVOKE, target.id, spec)
+        ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
         return _invocation(ended, self._body.codec_of(returns))
 
     async def sleep(self, id: str, duration: Duration) -> None:
@@ -235,7 +240,9 @@ class Step:
             DurationError: not a duration.
         """
         due = self._body.now() + seconds(duration, name="duration")
-        await self._body.perform(_checked_id(id), Kind.SLEEP, "", SleepSpec(due))
+        asked = self._body.ask(_checked_id(id), Kind.SLEEP, "", SleepSpec(due))
+        if isinstance(asked, Pending):
+            await asked.future
 
     async def sleep_until(self, id: str, when: datetime) -> None:
         """Sleep durably until `when`; a moment that has passed is no sleep at all.
@@ -247,7 +254,9 @@ class Step:
             raise ValueError(
                 f"step {id!r}: sleep_until needs a datetime with a time zone, e.g. datetime.now(timezone.utc); got {when}"
             )
-        await self._body.perform(_checked_id(id), Kind.SLEEP, "", SleepSpec(when.timestamp()))
+        asked = self._body.ask(_checked_id(id), Kind.SLEEP, "", SleepSpec(when.timestamp()))
+        if isinstance(asked, Pending):
+            await asked.future
 
 
 async def invoke_outcome(
@@ -265,7 +274,8 @@ async def invoke_outcome(
     """`ctx.invoke`: the child's end as a value."""
     codecs = body.check_invoke(id, _checked_workflow(body, id, workflow))
     spec = _invoke_spec(workflow.id, codecs[0], data, timeout, headers, retries, retry_delay, run_id, "cancel")
-    ended, _ = await body.perform(_checked_id(id), Kind.INVOKE, workflow.id, spec)
+    asked = body.ask(_checked_id(id), Kind.INVOKE, workflow.id, spec)
+    ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
     return _as_outcome(ended, codecs[1])
 
 
