@@ -30,9 +30,9 @@ from survey.packages import Package, find_packages
 from survey.progress import Progress, count_ended
 from survey.table import format_survey
 
-# Parsing holds the interpreter's lock. More threads at once would not be faster, they would only make the event loop
-# and the journal's writer queue for the lock.
-parsers = threading.Semaphore(2)
+# One at a time: parsing holds the interpreter anyway, and on CPython 3.11 two threads that parse at once can disturb each
+# other (SystemError: "AST constructor recursion depth mismatch").
+parser = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SurveyReport:
 
 def parse(path: str) -> Metrics:
     """Measure one file, in a worker thread: steps that are no coroutines run in one."""
-    with parsers:
+    with parser:
         if trace := os.environ.get("CODE_SURVEY_TRACE"):
             with open(trace, "a", encoding="utf-8") as file:
                 file.write(f"{path}\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from rotor_actors.error_texts import bounded
 from rotor_actors.messages import Interrupt, StepEnded
 from rotor_actors.records import (
     Entry,
@@ -63,7 +64,7 @@ class Cancellation:
     def __init__(self, engine: Engine, tops: list[Run], reason: str, *, withdrawn: Run | None = None) -> None:
         self._engine = engine
         self._tops = tops
-        self._reason = reason
+        self._reason = bounded(reason)
         self._withdrawn = withdrawn
         self._runs: list[Run] = []
         self._to_interrupt: list[Run] = []

@@ -38,7 +38,7 @@ from rotor_actors.records import (
     Together,
 )
 from rotor_actors.remote_errors import record
-from rotor_actors.retry import RetryPolicy, RetryRecord, is_retriable, next_delay, retry_after
+from rotor_actors.retry import RetryPolicy, RetryRecord, is_retriable, leaves, next_delay, retry_after
 from rotor_actors.run import Phase, Run
 from rotor_actors.workflow import EndedRun, Workflow
 
@@ -99,10 +99,11 @@ class Ending:
         if delay is None:
             self.end(run, RunStatus.FAILED, error=encoded)
         else:
-            self._try_again(run, delay, AttemptNote(encoded, failed_keys, sleeps))
+            children = [child.row.parent_key for child in run.each_child() if child.is_owned and not child.is_doomed]
+            self._try_again(run, delay, AttemptNote(encoded, failed_keys, sleeps, [key for key in children if key]))
 
     def _retry_delay(self, run: Run, error: BaseException) -> float | None:
-        if not is_retriable(error) or isinstance(error, _PROGRAMMING_ERRORS):
+        if not is_retriable(error) or any(isinstance(each, _PROGRAMMING_ERRORS) for each in leaves(error)):
             return None
         policy = self._policy(run)
         return next_delay(policy, run.row.attempt, retry_after(error), self._engine.chance())
@@ -124,6 +125,7 @@ class Ending:
         row.attempt_at, row.wake_at, row.rest_seq = None, due, seq
         row.error = note.error
         run.actor, run.phase = None, Phase.STORED
+        engine.journal.forget_rest(row.n)  # of the attempt that is over: written after the change, it would undo wake_at
         engine.append(run, Together([StepRecorded(step), RunChanged(run.snapshot())]))
         engine.timers.add(run, due)
 

@@ -19,6 +19,7 @@ import msgspec
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.clock import Clock
 from rotor_actors.context import Context
+from rotor_actors.durations import Duration, seconds
 from rotor_actors.ending import Ending
 from rotor_actors.errors import ErrorInfo, PayloadError, RotorError, StoreError
 from rotor_actors.executor import Executor
@@ -55,6 +56,7 @@ from rotor_actors.workflow import Workflow
 _logger = logging.getLogger("rotor_actors")
 
 MOST_EFFECTS_WAITING = 1_000
+_MOST_DURATIONS = 1_000
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -115,14 +117,27 @@ class Engine:
         self.cancellations: set[Cancellation] = set()
         self.on_progress: Callable[[Run], None] = lambda run: None
         self._last_now = 0.0
+        self._durations: dict[str, float] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     # Time, chance, appending
 
     def now(self) -> float:
         """Wall time that never goes back: the record's times are in the record's order."""
-        self._last_now = max(self._last_now, self.ports.clock.now())
-        return self._last_now
+        now = self.ports.clock.now()
+        if now < self._last_now:
+            return self._last_now
+        self._last_now = now
+        return now
+
+    def seconds(self, value: Duration, name: str, maximum: float | None) -> float:
+        """A duration above zero. Texts are parsed once."""
+        known = self._durations.get(value) if type(value) is str else None
+        if known is None or (maximum is not None and known > maximum):
+            known = seconds(value, name=name, exclusive=True, maximum=maximum)
+            if type(value) is str and len(self._durations) < _MOST_DURATIONS:
+                self._durations[value] = known
+        return known
 
     def chance(self) -> float:
         return self.ports.rng.random()
@@ -286,7 +301,7 @@ class Engine:
         Its row is its own: the entry keeps what was appended, whatever happens before it is committed. So is its
         context: what its body sets there is not for its parent to see.
         """
-        run = Run(self, copy.copy(row), parent, Phase.FRESH)
+        run = Run(self, row.__copy__(), parent, Phase.FRESH)
         run.workflow, run.context = workflow, None if context is None else context.copy()
         self.tree.add(run)
         if parent is None and not self._admit(run):

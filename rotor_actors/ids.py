@@ -28,6 +28,26 @@ class RandomIds:
         return _as_uuid(f"{value:032x}", "7")
 
 
+def is_storable(text: str) -> bool:
+    """Lone surrogates are no text that a store could keep."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def checked_run_id(run_id: str) -> str:
+    """A run id of the caller's choice.
+
+    Raises:
+        ValueError: it is not a string of 1 to 200 characters.
+    """
+    if not isinstance(run_id, str) or not 1 <= len(run_id) <= 200 or not is_storable(run_id):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"run_id must be a string of 1 to 200 characters, e.g. 'order-7'; got {run_id!r}")
+    return run_id
+
+
 def step_key(step_id: str, counter: int) -> bytes:
     """The memo key of the `counter`-th use (from 0) of `step_id` in a run: a hash of `stepId:counter`."""
     return blake2b(f"{step_id}:{counter}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

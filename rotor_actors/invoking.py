@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -42,8 +43,12 @@ class Invoking:
         child = run.child(pending.key)
         if child is not None:
             self._await(run, pending.key, child)
+        elif pending.is_spawned:
+            return  # it has ended since the history was loaded: its end is in the mailbox
         elif spec.run_id is not None:
-            self._engine.in_background(self._invoke_as(run, pending, generation, spec.run_id))
+            # A withdrawn child keeps the id it was given: its successor's carries the generation.
+            chosen = spec.run_id if generation == 1 else f"{spec.run_id}#{generation}"
+            self._invoke_as(run, pending, generation, chosen)
         else:
             self._spawn(run, pending, generation, child_run_id(run.row.run_id, pending.key, generation))
 
@@ -83,12 +88,19 @@ class Invoking:
         child.seen_seq = seq
         self._await(run, pending.key, child)
 
-    async def _invoke_as(self, run: Run, pending: Pending, generation: int, run_id: str) -> None:
-        """Spawn under an id of the caller's choice, once it is known to be free."""
-        engine, actor = self._engine, run.actor
+    def _invoke_as(self, run: Run, pending: Pending, generation: int, run_id: str) -> None:
+        """Spawn under an id of the caller's choice, once it is known to be free; until then it is not at rest."""
+        actor, busy = run.actor, ExitStack()
         assert isinstance(actor, RunActor)
-        with actor.busy():
-            taken = engine.tree.find(run_id) is not None or await self._is_stored(run_id)
+        busy.enter_context(actor.busy())
+        self._engine.in_background(self._spawn_if_free(run, actor, busy, pending, generation, run_id))
+
+    async def _spawn_if_free(
+        self, run: Run, actor: RunActor, busy: ExitStack, pending: Pending, generation: int, run_id: str
+    ) -> None:
+        engine = self._engine
+        with busy:
+            taken = await self._is_taken(run_id)
         if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
             return
         if taken or engine.tree.find(run_id) is not None:
@@ -97,9 +109,12 @@ class Invoking:
             self._spawn(run, pending, generation, run_id)
         engine.queue(run)
 
-    async def _is_stored(self, run_id: str) -> bool:
+    async def _is_taken(self, run_id: str) -> bool:
         engine = self._engine
+        if engine.tree.find(run_id) is not None:
+            return True
         try:
+            await engine.journal.durable(engine.journal.last_seq)  # it may have begun and ended just now
             return await engine.ports.reader.call(lambda: engine.ports.store.find(run_id)) is not None
         except StoreError:
             return True  # the spawn could not be committed either

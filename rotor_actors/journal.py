@@ -33,10 +33,12 @@ class _Batch:
 
     __slots__ = ("effects", "entries", "last_seq")
 
-    def __init__(self) -> None:
+    def __init__(self, last_seq: int) -> None:
         self.entries: list[Entry] = []
         self.effects: list[Callable[[], None]] = []
-        self.last_seq = 0
+        self.last_seq = last_seq
+        """Its newest entry, or while it has none, the newest before it: so that an effect that waits for an older
+        entry goes to the batch that holds that entry, never to one that may stay empty."""
 
 
 class Journal:
@@ -64,10 +66,11 @@ class Journal:
         self._on_failure = on_failure
         self.last_seq = last_seq
         self.durable_seq = last_seq
-        self._batches: deque[_Batch] = deque([_Batch()])
+        self._batches: deque[_Batch] = deque([_Batch(last_seq)])
         self._rests: dict[int, RunRested] = {}
         self._wake = asyncio.Event()
-        self._flushers: list[asyncio.Future[None]] = []
+        self._flushers: dict[asyncio.Future[None], int] = {}  # in the order in which they came
+        self._is_direct = False
         self.effects_waiting = 0
         self.failure: StoreError | None = None
         self.is_full = False
@@ -84,7 +87,7 @@ class Journal:
         self.last_seq = entry.seq = seq = self.last_seq + 1
         batch = self._batches[-1]
         if len(batch.entries) >= ENTRIES_PER_COMMIT:
-            batch = _Batch()
+            batch = _Batch(seq)
             self._batches.append(batch)
         batch.entries.append(entry)
         batch.last_seq = seq
@@ -126,13 +129,13 @@ class Journal:
         if seq <= self.durable_seq:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._flushers.append(waiter)
+        self._flushers[waiter] = seq
         self.when_durable(seq, lambda: waiter.done() or waiter.set_result(None))
         self.kick()
         try:
             await waiter
         finally:
-            self._flushers.remove(waiter)
+            self._flushers.pop(waiter)
 
     @property
     def is_idle(self) -> bool:
@@ -144,6 +147,16 @@ class Journal:
         if self._batches[0].entries or self._rests:
             self._wake.set()
 
+    def tell_directly(self) -> None:
+        """Nobody begins released effects any more: whoever awaits `durable` is told by the commit itself."""
+        self._is_direct = True
+        self._tell()
+
+    def _tell(self) -> None:
+        for waiter, seq in self._flushers.items():
+            if seq <= self.durable_seq and not waiter.done():
+                waiter.set_result(None)
+
     async def serve(self) -> None:
         """The writer: commit batch after batch, for as long as the runtime is open."""
         while True:
@@ -153,11 +166,10 @@ class Journal:
                 await self._commit_next()
 
     async def _commit_next(self) -> None:
-        batch = self._batches.popleft()
-        self._batches.appendleft(batch)  # still found by when_durable while it is being committed
+        batch = self._batches[0]  # stays there, to be found by when_durable while it is being committed
         if len(self._batches) == 1:
-            self._batches.append(_Batch())
-        entries = batch.entries + self._take_rests(batch.last_seq or self.durable_seq)
+            self._batches.append(_Batch(batch.last_seq))
+        entries = batch.entries + self._take_rests(batch.last_seq)
         try:
             await self._write(entries)
         except StoreError as error:
@@ -167,6 +179,8 @@ class Journal:
         self.durable_seq = max(self.durable_seq, batch.last_seq)
         self.effects_waiting -= len(batch.effects)
         self._release(batch.effects)
+        if self._is_direct:
+            self._tell()
 
     async def _write(self, entries: list[Entry]) -> None:
         while True:
@@ -199,6 +213,7 @@ class Journal:
 
     def _fail(self, error: StoreError) -> None:
         self.failure = error
+        self._tell()  # what an earlier commit made durable is known to be so
         for waiter in self._flushers:
             if not waiter.done():
                 waiter.set_exception(error)

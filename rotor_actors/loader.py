@@ -64,6 +64,7 @@ class Loader:
                 if run.phase is Phase.LOADING and not run.is_doomed:
                     info = ErrorInfo(type(error).__name__, str(error))
                     engine.ending.end(run, RunStatus.FAILED, error=msgspec.msgpack.encode(info))
+                    engine.journal.kick()
             else:
                 run.history = histories[run.row.n]
                 engine.loaded(run, upto_seq)

@@ -27,12 +27,13 @@ class AttemptNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a failed attempt leaves to the next one.
 
     `forget` are the step keys whose failure ended it: they run again. `sleeps` are the sleeps that were under way, with
-    the time they end.
+    the time they end, `children` the step keys of the children that it awaited.
     """
 
     error: bytes
     forget: list[bytes] = []
     sleeps: dict[bytes, float] = {}
+    children: list[bytes] = []
 
 
 class StepRetry(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ class Loaded(msgspec.Struct):
     """See `RunState` for memo, record and recorded.
 
     `generations` is the newest generation of each withdrawn child, by step key; `retries` and `sleeps` are the steps
-    in flight whose state is not in the body's hands.
+    in flight whose state is not in the body's hands; `inherited` see `RunState`.
     """
 
     memo: dict[bytes, Known]
@@ -56,6 +57,7 @@ class Loaded(msgspec.Struct):
     retries: dict[bytes, StepRetry]
     sleeps: dict[bytes, float]
     newest_seq: int = 0
+    inherited: list[bytes] = []
 
 
 def load(history: History, *, attempt_seq: int, upto_seq: int) -> Loaded:
@@ -95,7 +97,7 @@ def _add_step(loaded: Loaded, seq: int, attempt_seq: int, step: StepRow) -> None
             note = msgspec.msgpack.decode(step.payload or b"", type=AttemptNote)
             for key in note.forget:
                 loaded.memo.pop(key, None)
-            loaded.sleeps = dict(note.sleeps)
+            loaded.sleeps, loaded.inherited = dict(note.sleeps), note.children
         case Kind.RUN | Kind.INVOKE | Kind.SLEEP:
             known = Known(step.kind, step.target, Outcome(step.status, step.payload), step_id=step.step_id)
             if step.kind is Kind.INVOKE:

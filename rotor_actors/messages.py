@@ -58,6 +58,8 @@ class Pending(msgspec.Struct, eq=False):
     """Of the body's own loop; set by the shell."""
     value: Any = msgspec.UNSET
     """The result after its round trip, which saves decoding it once more; set by the shell."""
+    is_spawned: bool = False
+    """Of an invoke: its child ran already when the history was loaded. If it runs no more, its end is in the mailbox."""
 
 
 class Known(msgspec.Struct, frozen=True):

@@ -63,6 +63,8 @@ class RunFlag(IntFlag):
     """A replay asked for other steps than the record holds: the workflow's code has changed under it."""
     HANDLER = 16
     """An `on_failure` or `on_cancel` handler of another run."""
+    DAMAGED = 32
+    """The store found that a payload does not match its checksum, and left the payloads out."""
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

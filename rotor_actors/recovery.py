@@ -14,7 +14,7 @@ import msgspec
 from rotor_actors.engine import Engine
 from rotor_actors.errors import ErrorInfo
 from rotor_actors.messages import AttemptDue
-from rotor_actors.records import Entry, RunChanged, RunStatus, Together
+from rotor_actors.records import Entry, RunChanged, RunFlag, RunStatus, Together
 from rotor_actors.run import Phase, Run
 from rotor_actors.stores.base import LiveRun
 
@@ -38,6 +38,7 @@ class Recovery:
         """Build the tree and let go on what was under way."""
         for found in live:
             self._place(found)
+        self._set_aside_damaged(live)
         to_replay = [found for found in live if self._is_under_way(found)]
         for found in live:
             self._arm(found)
@@ -141,6 +142,16 @@ class Recovery:
         """The runtime is closing: there is no need to live through the rest of the probation."""
         self._engine.timers.discard(self)
         self._suspects.clear()
+
+    def _set_aside_damaged(self, live: list[LiveRun]) -> None:
+        """Nothing is replayed from a payload that does not match its checksum; the other runs go on."""
+        for found in live:
+            run = self._engine.tree.get(found.row.n)
+            if found.row.flags & RunFlag.DAMAGED and run is not None and not run.is_doomed:
+                message = "its row does not match its checksum: the store's file was damaged; restore a backup"
+                _logger.error("%s: %s", run.where, message)
+                info = ErrorInfo("StoreCorruptedError", f"{run.where}: {message}")
+                self._engine.ending.end(run, RunStatus.FAILED, error=msgspec.msgpack.encode(info))
 
     def _set_aside(self, run: Run) -> None:
         message = (

@@ -18,7 +18,7 @@ from rotor_actors.errors import (
     WorkflowDefinitionError,
 )
 
-__all__ = ["RetryPolicy", "RetryRecord", "is_retriable", "next_delay", "retry_after"]
+__all__ = ["RetryPolicy", "RetryRecord", "is_retriable", "leaves", "next_delay", "retry_after"]
 
 _SHARE_OF_CHANCE: Final = 0.5
 
@@ -131,7 +131,7 @@ def next_delay(policy: RetryPolicy, failures: int, error_after: float | None, ra
 
 def is_retriable(error: BaseException) -> bool:
     """May an attempt that ended with this be repeated? Not if it, or any member of a group, is non-retriable."""
-    return not any(_is_final(each) for each in _leaves(error))
+    return not any(_is_final(each) for each in leaves(error))
 
 
 def retry_after(error: BaseException) -> float | None:
@@ -139,7 +139,7 @@ def retry_after(error: BaseException) -> float | None:
 
     An `after` that is no duration counts as none: the failure at hand matters more than this one.
     """
-    delays = [_after(each) for each in _leaves(error) if isinstance(each, RetryAfterError)]
+    delays = [_after(each) for each in leaves(error) if isinstance(each, RetryAfterError)]
     return max((delay for delay in delays if delay is not None), default=None)
 
 
@@ -151,7 +151,7 @@ def _backoff(policy: RetryPolicy, failures: int) -> float:
         return maximum if initial else 0.0
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterator[BaseException]:
     """The exception itself, or the members of a group of any depth. Without recursion: groups nest without bound."""
     stack = [error]
     while stack:

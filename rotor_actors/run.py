@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -95,7 +94,7 @@ class Run:
         return not self.row.flags & (RunFlag.RELEASED | RunFlag.WITHDRAWN)
 
     def snapshot(self) -> RunRow:
-        return copy.copy(self.row)
+        return self.row.__copy__()
 
     def add_cleaning(self, cancellations: Iterable[Cancellation]) -> None:
         """These are under way below; cancelling this run waits for them."""

@@ -14,9 +14,11 @@ import msgspec
 
 from rotor_actors.alarms import Alarms
 from rotor_actors.context import Context
+from rotor_actors.durations import Duration
 from rotor_actors.errors import InvokeDepthError, InvokeTargetError, NonDeterminismError, StepRefusedError
 from rotor_actors.loading import Loaded
 from rotor_actors.messages import (
+    AttemptDue,
     Begin,
     Diverged,
     Effect,
@@ -44,6 +46,8 @@ class ActorHost(StepHost, Protocol):
     """What an actor asks of the engine. Everything here is synchronous: it appends, posts and queues."""
 
     def codecs_of(self, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]: ...
+
+    def seconds(self, value: Duration, name: str, maximum: float | None) -> float: ...
 
     def codec_of(self, annotation: object) -> Codec: ...
 
@@ -86,7 +90,8 @@ class ActorHost(StepHost, Protocol):
 class RunActor:
     """One attempt of one run."""
 
-    __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_over", "_loaded", "_loop", "_now",
+    __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_moving", "_is_over",
+                 "_loaded", "_loop", "_now",
                  "_run", "_state", "_steps", "_task", "where")  # fmt: skip
 
     def __init__(
@@ -107,6 +112,8 @@ class RunActor:
         self._task: RunTask | None = None
         self._is_cleaning = False
         self._is_closed = False
+        self._is_moving = True
+        """The body is, or may be, not at rest."""
         self._is_over: Callable[[], bool] | None = None
         self._checks = 0
         self._effects: deque[Effect] = deque()
@@ -114,7 +121,14 @@ class RunActor:
     # Being driven
 
     def begin(self, make_body: Callable[[Context], Any]) -> None:
-        """Create the body; it runs with the next turn."""
+        """Create the body; it runs with the next turn.
+
+        What a new attempt finds in its mailbox came before it, and so is memo: on replay it will be, too.
+        """
+        if not self._state.replaying:
+            while (message := self._run.mailbox.take()) is not None:
+                if isinstance(message, StepEnded):
+                    self._state.apply(message)
         context = self._run.context or contextvars.copy_context()
         self._task = self._loop.create_task(make_body(self._make_context()), name=self.where, context=context)
 
@@ -127,21 +141,18 @@ class RunActor:
                 self._clean_up()  # ahead of everything, even in the middle of a turn that does not end
             if self._is_doomed:
                 return False  # it stands still until its interrupt comes, even in the middle of a turn
-            if not self._run_to_rest():
-                return True  # in the middle of a turn
-            if self._is_closed:
-                break
+            if self._is_moving:
+                if not self._run_to_rest():
+                    return True  # in the middle of a turn
+                self._is_moving = False
+                if self._is_closed or is_over():
+                    return not self._is_closed
             message = mailbox.take()
             if message is None:
                 self._rest()
                 return False
-            match message:
-                case StepEnded() | TimerFired() if not self._is_cleaning:
-                    self._take(message)
-                case _:
-                    pass
-            if is_over():
-                return True
+            if not isinstance(message, AttemptDue) and not self._is_cleaning:
+                self._take(message)
         return False
 
     @property
@@ -154,6 +165,7 @@ class RunActor:
             self._run.seen_seq = message.seq
         self._loop.set_time(message.at)
         self._state.apply(message)
+        self._is_moving = True
         self._perform_effects()
 
     def _run_to_rest(self) -> bool:
@@ -186,23 +198,25 @@ class RunActor:
             self._host.at_rest(self._run, due, is_parked=False)
         else:
             is_parked = not self._checks and all(step.retry_at is not None for step in self._steps.values())
-            if is_parked:
+            if is_parked and self._steps:
                 due = min((at for at in (due, *(step.retry_at for step in self._steps.values())) if at is not None),
                           default=None)  # fmt: skip
             self._host.at_rest(self._run, due, is_parked=is_parked)
 
     def next_due(self) -> float | None:
         """When a timer of the body, a sleep, or the timeout of an invoke is due."""
-        dues = [due for due in (self._loop.timers.next_due(), self._alarms.next_due()) if due is not None]
-        return min(dues, default=None)
+        timer, other = self._loop.timers.next_due(), self._alarms.next_due()
+        if timer is None or other is None:
+            return other if timer is None else timer
+        return min(timer, other)
 
     def alarm(self, now: float) -> None:
         """Post what is due: each is recorded in the act that posts it, so that the record keeps the body's order."""
         if self._is_cleaning:
             self._fire_unrecorded(now)
             return
-        if self._is_doomed:
-            return
+        if self._is_doomed or self._state.replaying:
+            return  # in a replay: what is due then, and not in the record, comes when the body rests
         while not self._is_closed:
             timer, other = self._loop.timers.next_due(), self._alarms.next_due()
             if timer is not None and timer <= now and (other is None or timer <= other):
@@ -228,6 +242,10 @@ class RunActor:
         self._loop.set_time(now)
         while (number := self._loop.timers.pop_due(now)) is not None:
             self._loop.fire(number)
+        self._move()
+
+    def _move(self) -> None:
+        self._is_moving = True
         self._run.host.queue(self._run)
 
     # Effects
@@ -256,6 +274,8 @@ class RunActor:
                 self._host.mark_diverged(self._run, effect.step_id)
 
     def _begin_step(self, pending: Pending) -> None:
+        if self._run.is_doomed:
+            return  # asked for in the turn in which the body cancelled its own run, or cut off by a slice before
         match pending.kind:
             case Kind.RUN:
                 self._begin_run(pending)
@@ -263,9 +283,13 @@ class RunActor:
                 withdrawn = 0 if self._loaded is None else self._loaded.generations.get(pending.key, 0)
                 self._host.invoke(self._run, pending, withdrawn + 1)
             case _:
-                spec: SleepSpec = pending.spec
-                begun = None if self._loaded is None else self._loaded.sleeps.get(pending.key)
-                self._alarms.add(pending.key, spec.due if begun is None else begun)
+                self._alarms.add(pending.key, self._due_of_sleep(pending))
+
+    def _due_of_sleep(self, pending: Pending) -> float:
+        """One that an earlier attempt began goes on; it does not begin anew."""
+        spec: SleepSpec = pending.spec
+        begun = None if self._loaded is None else self._loaded.sleeps.get(pending.key)
+        return spec.due if begun is None else begun
 
     def _begin_run(self, pending: Pending) -> None:
         retry = None if self._loaded is None else self._loaded.retries.get(pending.key)
@@ -315,17 +339,19 @@ class RunActor:
     # The end of the attempt
 
     def _finish(self, task: RunTask) -> None:
-        sleeps = self._open_sleeps()
+        has_failed = task.cancelled() or task.exception() is not None
+        sleeps = self._open_sleeps() if has_failed else {}
         self._close("its attempt has ended")
         if self._is_cleaning:
             self._host.cleaned_up(self._run, task)
         else:
-            self._host.attempt_ended(self._run, task, self._failed_keys(task), sleeps)
+            failed_keys = self._failed_keys(task) if has_failed else []
+            self._host.attempt_ended(self._run, task, failed_keys, sleeps)
 
     def _open_sleeps(self) -> dict[bytes, float]:
+        """Those under way, begun or (when the attempt ends within its replay) not yet begun again."""
         sleeping = (pending for pending in self._state.pending if pending.kind is Kind.SLEEP)
-        dues = {pending.key: self._alarms.due_of(pending.key) for pending in sleeping}
-        return {key: due for key, due in dues.items() if due is not None}
+        return {pending.key: self._due_of_sleep(pending) for pending in sleeping}
 
     def _failed_keys(self, task: RunTask) -> list[bytes]:
         """Keys of the step failures that ended the attempt: raised as such, in a group, or as an explicit cause.
@@ -341,9 +367,10 @@ class RunActor:
         """Interrupt what is left of it; nothing of it is recorded. Children in flight stay: that is no withdrawal."""
         self._is_closed = True
         self._state.refuse(why)
-        for step in tuple(self._steps.values()):
-            step.stop()
-        self._steps.clear()
+        if self._steps:
+            for step in tuple(self._steps.values()):
+                step.stop()
+            self._steps.clear()
         if left := self._loop.pending_tasks():
             self._end_tasks(left)
         self._loop.on_foreign = None
@@ -371,16 +398,18 @@ class RunActor:
         if self._is_cleaning or self._task is None:
             return
         self._is_cleaning = True
+        self._loop.set_time(self._host.now())  # what it waits for while cleaning up, it waits for from now on
         self._state.refuse(_CANCELLED)
         for step in tuple(self._steps.values()):
             step.stop()
         self._task.cancel()
+        self._is_moving = True
 
     def interrupt_again(self) -> None:
         """It has not ended by the soft deadline."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
-            self._run.host.queue(self._run)
+            self._move()
 
     def shut_down(self) -> None:
         """The runtime closes: interrupt everything and record nothing; the run goes on when it is opened again."""
@@ -407,7 +436,7 @@ class RunActor:
 
     def _refuse_foreign(self) -> None:
         self._loop.refuse_foreign_calls()
-        self._run.host.queue(self._run)
+        self._move()
 
     # What the body sees of it (`step.Body`)
 
@@ -432,6 +461,9 @@ class RunActor:
 
     def now(self) -> float:
         return self._loop.time()
+
+    def seconds(self, value: Duration, name: str, maximum: float | None = None) -> float:
+        return self._host.seconds(value, name, maximum)
 
     def codec_of(self, annotation: object) -> Codec:
         return self._host.codec_of(annotation)
@@ -503,8 +535,8 @@ def _state_of(where: str, loaded: Loaded | None, is_replaying: bool, is_strict: 
     if loaded is None:
         return RunState(where, strict=is_strict)
     if is_replaying:
-        return RunState(where, memo=loaded.memo, record=loaded.record, recorded=loaded.recorded, strict=is_strict,
-                        replaying=True)  # fmt: skip
+        return RunState(where, memo=loaded.memo, record=loaded.record, recorded=loaded.recorded,
+                        inherited=loaded.inherited, strict=is_strict, replaying=True)  # fmt: skip
     return RunState(where, memo={**loaded.recorded, **loaded.memo}, strict=is_strict)
 
 

@@ -16,11 +16,12 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import sys
 import threading
 import types
 import zlib
 from asyncio import events
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, NoReturn, TypeVar, cast
 
 from rotor_actors.alarms import Alarms
@@ -191,13 +192,20 @@ class RunLoop(asyncio.AbstractEventLoop):
         At rest means that nothing is ready, or nothing but anyio's cancellation retries, which re-schedule themselves
         for as long as a shielded task lives and would otherwise spin.
         """
-        previous = events._get_running_loop()
+        previous, hooks = events._get_running_loop(), sys.get_asyncgen_hooks()
         events._set_running_loop(self)
+        sys.set_asyncgen_hooks(None, self._close_generator)
+        until_look = _CALLBACKS_PER_LOOK
         try:
             while True:
                 while self._ready:
+                    until_look -= len(self._ready)
                     if not self._run_batch(is_over):
                         return False
+                    if until_look <= 0:  # many small batches: one task that never rests is one handle in each
+                        until_look = _CALLBACKS_PER_LOOK
+                        if is_over is not None and self._ready and is_over():
+                            return False
                 if not self._retries:
                     return True
                 self._ready, self._retries = self._retries, []
@@ -205,6 +213,7 @@ class RunLoop(asyncio.AbstractEventLoop):
                 if not self._ready:
                     return True  # nothing came of the retries but new retries
         finally:
+            sys.set_asyncgen_hooks(*hooks)
             events._set_running_loop(previous)
 
     def _run_batch(self, is_over: Callable[[], bool] | None) -> bool:
@@ -224,6 +233,14 @@ class RunLoop(asyncio.AbstractEventLoop):
         self.timers.discard(number)
         self._ready.append(timer)
         return True
+
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """An async generator was left early: its `finally` belongs to the body, and runs here, not on the host's loop.
+
+        One that only the cyclic collector found is dropped: when it comes round is nothing that replay could repeat.
+        """
+        if events._get_running_loop() is self:
+            self.create_task(generator.aclose())  # type: ignore[arg-type]
 
     def pending_tasks(self) -> list[RunTask]:
         """The tasks that are not done, in order of creation."""
@@ -248,6 +265,11 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def get_task_factory(self) -> None:
         return None
+
+    def next_number(self) -> int:
+        """A number for something of this loop that is put into sets."""
+        self._created = number = self._created + 1
+        return number
 
     def create_future(self) -> RunFuture:
         self._created = number = self._created + 1

@@ -8,7 +8,7 @@ one by one, each when the body has come to rest, and what is still unanswered wh
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from rotor_actors.errors import NonDeterminismError, StepRefusedError
 from rotor_actors.ids import step_key
@@ -36,11 +36,12 @@ class RunState:
         memo: what earlier attempts recorded, by step key: it answers at once.
         record: what this attempt recorded before the process ended, in order: it is replayed in that order.
         recorded: kind and target of all that the record, or a child still running, holds under a key.
+        inherited: keys of the children that an earlier attempt left running. They may end before this one asks.
         strict: refuse changed code instead of going on by key.
     """
 
-    __slots__ = ("_asked", "_counters", "_effects", "_memo", "_pending", "_record", "_recorded", "_refusal", "_strict",
-                 "_where", "replaying")  # fmt: skip
+    __slots__ = ("_asked", "_counters", "_effects", "_inherited", "_memo", "_pending", "_record", "_recorded", "_refusal",
+                 "_strict", "_where", "replaying")  # fmt: skip
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class RunState:
         memo: dict[bytes, Known] | None = None,
         record: Iterable[Message] = (),
         recorded: dict[bytes, Known] | None = None,
+        inherited: Collection[bytes] = (),
         strict: bool = False,
         replaying: bool = False,
     ) -> None:
@@ -56,6 +58,7 @@ class RunState:
         self._memo = memo or {}
         self._record: deque[Message] | None = deque(record) if replaying else None
         self._recorded = recorded or {}
+        self._inherited = frozenset(inherited)
         self._strict = strict
         self.replaying = replaying
         self._asked: set[bytes] = set()
@@ -86,8 +89,9 @@ class RunState:
         if self.replaying:
             if (recorded := self._recorded.get(key)) is not None:
                 self._check(step_id, count, kind, target, recorded)
+                known = recorded
             self._asked.add(key)
-        pending = Pending(key, step_id, kind, target, spec)
+        pending = Pending(key, step_id, kind, target, spec, is_spawned=known is not None and known.outcome is None)
         self._pending[key] = pending
         if not self.replaying:
             self._effects.append(Begin(pending))
@@ -121,8 +125,16 @@ class RunState:
                 pending = self._pending.pop(message.key, None)
                 if pending is not None:
                     self._effects.append(Resolve(pending, message))
+                else:
+                    self._keep(message)
             case TimerFired():
                 self._effects.append(Fire(message.number))
+
+    def _keep(self, message: StepEnded) -> None:
+        """A child that an earlier attempt spawned has ended before this one asks for it: its outcome will answer."""
+        known = self._memo.get(message.key)
+        if known is not None and known.outcome is None:
+            self._memo[message.key] = _answered(known, message)
 
     def take_effects(self) -> list[Effect]:
         effects = self._effects
@@ -152,7 +164,10 @@ class RunState:
         while record:
             if self._was_asked(record[0], timers_set):
                 return record.popleft()
-            self._diverge(record, timers_set)
+            if self._is_inherited(record[0]):
+                self._remember(record.popleft())
+            else:
+                self._diverge(record, timers_set)
         self._go_live()
         return None
 
@@ -160,6 +175,14 @@ class RunState:
         if isinstance(message, StepEnded):
             return message.key in self._asked
         return message.number < timers_set
+
+    def _is_inherited(self, message: Message) -> bool:
+        return isinstance(message, StepEnded) and message.key in self._inherited
+
+    def _remember(self, message: Message) -> None:
+        """Let an outcome of record answer by key, when it is asked for."""
+        if isinstance(message, StepEnded) and message.key not in self._memo:
+            self._memo[message.key] = _answered(self._recorded[message.key], message)
 
     def _diverge(self, record: deque[Message], timers_set: int) -> None:
         """Keep what was asked for in its order; let the rest answer by key when it is asked for."""
@@ -174,11 +197,8 @@ class RunState:
         for message in record:
             if self._was_asked(message, timers_set):
                 kept.append(message)
-            elif isinstance(message, StepEnded) and message.key not in self._memo:
-                recorded = self._recorded[message.key]
-                self._memo[message.key] = Known(
-                    recorded.kind, recorded.target, message.outcome, message.run_id, message.workflow_id
-                )
+            else:
+                self._remember(message)
         record.clear()
         record.extend(kept)
         self._effects.append(Diverged(step_id))
@@ -186,9 +206,16 @@ class RunState:
     def _go_live(self) -> None:
         self.replaying = False
         self._record = None
+        for key, known in self._recorded.items():
+            if known.outcome is None and key not in self._asked:
+                self._memo.setdefault(key, known)  # a child that runs, and that the body has yet to ask for
         self._asked = set()
         self._recorded = {}
         self._effects.extend(Begin(pending) for pending in self._pending.values())
+
+
+def _answered(known: Known, message: StepEnded) -> Known:
+    return Known(known.kind, known.target, message.outcome, message.run_id, message.workflow_id)
 
 
 def _described(kind: Kind, target: str) -> str:

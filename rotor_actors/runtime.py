@@ -27,11 +27,11 @@ from rotor_actors.errors import (
 )
 from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
 from rotor_actors.handle import RunHandle
-from rotor_actors.ids import Ids, RandomIds
+from rotor_actors.ids import Ids, RandomIds, checked_run_id
 from rotor_actors.records import RunCreated, RunRow, RunStatus
 from rotor_actors.run import Run
 from rotor_actors.service import Service
-from rotor_actors.step import NIL, decode_error, decode_reason, encode_headers
+from rotor_actors.step import NIL, decode_error, decode_reason, encode_data, encode_headers
 from rotor_actors.stores.base import RunQuery, Store
 from rotor_actors.stores.memory import MemoryStore
 from rotor_actors.stores.sqlite import SQLiteStore
@@ -170,13 +170,13 @@ class Runtime:
         """
         engine = self._accepting()
         engine.register(_checked_workflow(workflow))
-        blob = self._encoded_data(engine, workflow, data)
+        blob = encode_data(workflow, engine.registry.data_codec(workflow), data)
         header_blob = encode_headers(headers)
         if run_id is None:
             run = self._create(engine, workflow, blob, header_blob, engine.ports.ids.new_run_id(engine.now()))
             await engine.journal.durable(run.seen_seq)
             return RunHandle(self, run.row.run_id)
-        return await self._start_as(engine, workflow, blob, header_blob, _checked_run_id(run_id))
+        return await self._start_as(engine, workflow, blob, header_blob, checked_run_id(run_id))
 
     async def execute(
         self,
@@ -193,14 +193,6 @@ class Runtime:
     def run(self, run_id: str) -> RunHandle[Any]:
         """A handle for a run by its id; whether there is one is found out when it is used."""
         return RunHandle(self, run_id)
-
-    def _encoded_data(self, engine: Engine, workflow: Workflow[Any, Any], data: object) -> bytes:
-        if not workflow.takes_data and data is not None:
-            raise PayloadError(f"workflow {workflow.id!r} takes no data; its function has no data parameter")
-        try:
-            return engine.registry.data_codec(workflow).round_trip(data)[0]
-        except PayloadError as error:
-            raise PayloadError(f"input of workflow {workflow.id!r}: {error}") from error
 
     def _create(
         self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str
@@ -438,12 +430,6 @@ def _checked_workflow(workflow: Workflow[In, Out]) -> Workflow[In, Out]:
     if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"expected a function decorated with @workflow, got {workflow!r}")
     return workflow
-
-
-def _checked_run_id(run_id: str) -> str:
-    if not isinstance(run_id, str) or not run_id or len(run_id) > 200:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"run_id must be a string of 1 to 200 characters, got {run_id!r}")
-    return run_id
 
 
 def _same_data(codec: Any, stored: bytes | None, given: bytes) -> bool:

@@ -185,6 +185,7 @@ class Service:
             if isinstance(run.actor, RunActor):
                 run.actor.shut_down()
         engine.queue_of_runs.stop()
+        engine.journal.tell_directly()
         for cancellation in tuple(engine.cancellations):
             cancellation.cut_off()
         for waiter in tuple(self._waiters):

@@ -1,12 +1,14 @@
 """Order where asyncio and anyio iterate sets of objects hashed by address.
 
 Their order differs from process to process, and with it the order in which tasks start and are cancelled: of random
-workflow bodies, six in ten diverged on replay. Two order-only changes, installed once for the process and without
+workflow bodies, six in ten diverged on replay. Three order-only changes, installed once for the process and without
 effect outside a `RunLoop`, mend what the loop itself cannot (its tasks and futures hash by number already):
 
 * `asyncio.as_completed` puts bare coroutines through `set(...)`: inside a run loop that name, as seen by the module
   `asyncio.tasks`, keeps the caller's order. The module's own attribute is the one place that all ways of importing
   `as_completed` share.
+* `asyncio.gather` makes its future by itself, not by asking the loop: inside a run loop it gets a number, too. The
+  sets that `asyncio.wait` gives back would otherwise have those futures in any order.
 * anyio's `CancelScope` keeps its child scopes in a set: scopes made inside a run loop get an ordered one.
 """
 
@@ -51,9 +53,13 @@ class OrderedSet:
 
 
 def install() -> None:
-    """Make both changes; a second call changes nothing."""
+    """Make the changes; a second call changes nothing."""
     if not hasattr(asyncio.tasks, "set"):
         asyncio.tasks.set = _set_in_order  # type: ignore[attr-defined]
+    gathering = getattr(asyncio.tasks, "_GatheringFuture", None)
+    if gathering is not None and gathering.__hash__ is not _hash_by_number:
+        gathering.__init__ = _with_number(gathering.__init__)
+        gathering.__hash__ = _hash_by_number
     scope = anyio_asyncio.CancelScope
     if not hasattr(scope.__init__, "__wrapped__"):
         scope.__init__ = _with_ordered_children(scope.__init__)  # type: ignore[method-assign]
@@ -63,6 +69,21 @@ def _set_in_order(*items: Iterable[Any]) -> Any:
     if items and isinstance(events._get_running_loop(), RunLoop):
         return dict.fromkeys(items[0])
     return builtins.set(*items)
+
+
+def _with_number(init: Any) -> Any:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        loop = events._get_running_loop()
+        if isinstance(loop, RunLoop):
+            self.number = loop.next_number()
+
+    return __init__
+
+
+def _hash_by_number(self: Any) -> int:
+    number: int | None = getattr(self, "number", None)
+    return builtins.object.__hash__(self) if number is None else number
 
 
 def _with_ordered_children(init: Any) -> Any:

@@ -12,11 +12,13 @@ from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import (
     ErrorInfo,
     InvokeTargetError,
+    PayloadError,
     WorkflowCancelledError,
     WorkflowError,
     WorkflowFailedError,
     WorkflowTimeoutError,
 )
+from rotor_actors.ids import checked_run_id, is_storable
 from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.payload import Codec
 from rotor_actors.records import Kind, OutcomeStatus
@@ -77,6 +79,10 @@ class Body(Protocol):
         ...
 
     def now(self) -> float: ...
+
+    def seconds(self, value: Duration, name: str, maximum: float | None = None) -> float:
+        """`durations.seconds` above zero, with a memory: a timeout is mostly one of a few texts."""
+        ...
 
     def codec_of(self, annotation: object) -> Codec: ...
 
@@ -151,7 +157,7 @@ class Step:
         spec = RunSpec(
             fn=_checked_callable(self._body, id, fn),
             args=args,
-            timeout=seconds(timeout, name="timeout", exclusive=True),
+            timeout=self._body.seconds(timeout, "timeout"),
             policy=None if retries is None else RetryPolicy.of(retries),
             codec=self._body.step_codec(fn),
         )
@@ -200,7 +206,8 @@ class Step:
         cancelled, for awaiting is owning. A later attempt that comes here again spawns it anew.
         """
         codecs = self._body.check_invoke(id, _checked_workflow(self._body, id, workflow))
-        spec = _invoke_spec(workflow.id, codecs[0], data, timeout, headers, retries, retry_delay, run_id,
+        limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
+        spec = _invoke_spec(workflow, codecs[0], data, limit, headers, retries, retry_delay, run_id,
                             on_parent_close)  # fmt: skip
         asked = self._body.ask(_checked_id(id), Kind.INVOKE, workflow.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
@@ -227,7 +234,8 @@ class Step:
         """
         target = self._body.workflow(workflow)
         data_codec, _ = self._body.check_invoke(id, _checked_workflow(self._body, id, target))
-        spec = _invoke_spec(target.id, data_codec, data, timeout, headers, retries, retry_delay, run_id,
+        limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
+        spec = _invoke_spec(target, data_codec, data, limit, headers, retries, retry_delay, run_id,
                             on_parent_close)  # fmt: skip
         asked = self._body.ask(_checked_id(id), Kind.INVOKE, target.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
@@ -273,17 +281,18 @@ async def invoke_outcome(
 ) -> InvokeOutcome[Out]:
     """`ctx.invoke`: the child's end as a value."""
     codecs = body.check_invoke(id, _checked_workflow(body, id, workflow))
-    spec = _invoke_spec(workflow.id, codecs[0], data, timeout, headers, retries, retry_delay, run_id, "cancel")
+    limit = body.seconds(timeout, "timeout", LONGEST_INVOKE)
+    spec = _invoke_spec(workflow, codecs[0], data, limit, headers, retries, retry_delay, run_id, "cancel")
     asked = body.ask(_checked_id(id), Kind.INVOKE, workflow.id, spec)
     ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
     return _as_outcome(ended, codecs[1])
 
 
 def _invoke_spec(
-    workflow_id: str,
+    workflow: Workflow[Any, Any],
     codec: Codec,
     data: object,
-    timeout: Duration,
+    timeout: float,
     headers: Mapping[str, str] | None,
     retries: int | RetryPolicy | None,
     retry_delay: Duration | None,
@@ -293,19 +302,24 @@ def _invoke_spec(
     if on_parent_close not in ("cancel", "abandon"):
         raise ValueError(f"on_parent_close must be 'cancel' or 'abandon', got {on_parent_close!r}")
     return InvokeSpec(
-        workflow_id=workflow_id,
-        timeout=seconds(timeout, name="timeout", exclusive=True, maximum=LONGEST_INVOKE),
-        data=encode_data(codec, data),
+        workflow_id=workflow.id,
+        timeout=timeout,
+        data=encode_data(workflow, codec, data),
         headers=encode_headers(headers),
         retries=encode_retries(retries, retry_delay),
         abandon=on_parent_close == "abandon",
-        run_id=run_id,
+        run_id=None if run_id is None else checked_run_id(run_id),
     )
 
 
-def encode_data(codec: Codec, data: object) -> bytes:
+def encode_data(workflow: Workflow[Any, Any], codec: Codec, data: object) -> bytes:
     """A run's input as stored; what the workflow's annotation would alter or refuse is a `PayloadError`."""
-    return codec.round_trip(data)[0]
+    if not workflow.takes_data and data is not None:
+        raise PayloadError(f"workflow {workflow.id!r} takes no data; its function has no data parameter")
+    try:
+        return codec.round_trip(data)[0]
+    except PayloadError as error:
+        raise PayloadError(f"input of workflow {workflow.id!r}: {error}") from error
 
 
 def encode_headers(headers: Mapping[str, str] | None) -> bytes | None:
@@ -314,6 +328,8 @@ def encode_headers(headers: Mapping[str, str] | None) -> bytes | None:
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"headers are strings; got {name!r}: {value!r}")
+        if not is_storable(name + value):
+            raise PayloadError(f"headers are text that UTF-8 can hold; got {name!r}: {value!r}")
     return msgspec.msgpack.encode(dict(headers))
 
 
@@ -371,7 +387,7 @@ def decode_reason(blob: bytes | None) -> str:
 
 
 def _checked_id(id: str) -> str:
-    if not isinstance(id, str) or not id:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(id, str) or not id or not is_storable(id):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"a step's id must be a non-empty string, e.g. 'fetch-page'; got {id!r}")
     return id
 

@@ -62,5 +62,6 @@ class Timers:
                 break
             sleeper.alarm(now)
         due = self._alarms.next_due()
-        if due is not None and self._armed is None:
+        # An alarm may have set a far timer while none was armed: the nearest is what counts.
+        if due is not None and (self._armed is None or due < self._armed_for):
             self._arm(due)

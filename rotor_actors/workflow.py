@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from rotor_actors.errors import ErrorInfo, WorkflowDefinitionError
+from rotor_actors.ids import is_storable
 from rotor_actors.retry import RetryPolicy
 
 In = TypeVar("In")
@@ -132,7 +133,7 @@ def _is_cron_field(field: str) -> bool:
 
 
 def _checked_id(id: str) -> str:
-    if not isinstance(id, str) or not id.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(id, str) or not id.strip() or not is_storable(id):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise WorkflowDefinitionError(f"a workflow's id must be a non-empty string, e.g. 'send-invoice'; got {id!r}")
     return id
 

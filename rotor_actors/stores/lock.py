@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from rotor_actors.errors import StoreLockedError
+from rotor_actors.errors import StoreError, StoreLockedError
 
 if sys.platform == "win32":
     import msvcrt
@@ -15,6 +15,7 @@ if sys.platform == "win32":
         # Beyond the pid, which others shall be able to read.
         os.lseek(fd, 1024, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        os.lseek(fd, 0, os.SEEK_SET)
 
 else:
     import fcntl
@@ -24,10 +25,15 @@ else:
 
 
 class FileLock:
-    """A lock file beside the store's file, holding its owner's pid."""
+    """A lock file beside the store's file, holding its owner's pid.
+
+    Args:
+        path: the store's file.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._store = path
+        self._path = path.with_name(path.name + ".lock")
         self._fd: int | None = None
 
     def acquire(self) -> None:
@@ -35,16 +41,23 @@ class FileLock:
 
         Raises:
             StoreLockedError: somebody else is; the message names the pid.
+            StoreError: the lock file cannot be written.
         """
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StoreError(
+                f"cannot open {self._store}: its lock file {self._path} cannot be written ({error.strerror}); a "
+                f"runtime must be able to write to the directory of its store"
+            ) from error
         try:
             _try_lock(fd)
         except OSError as error:
-            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else ""
+            owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
             raise StoreLockedError(
-                f"{self._path.with_suffix('')} is in use by process {owner or 'unknown'} (lock file {self._path}). "
-                f"One process owns a store at a time: stop that one, or give this one another file."
+                f"{self._store} is in use by process {owner}{_hint(owner)} (lock file {self._path}). One process owns "
+                f"a store at a time: stop that one, or give this one another file."
             ) from error
         os.ftruncate(fd, 0)
         os.write(fd, str(os.getpid()).encode())
@@ -55,3 +68,7 @@ class FileLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _hint(owner: str) -> str:
+    return ", which is this one" if owner == str(os.getpid()) else ""

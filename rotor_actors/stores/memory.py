@@ -7,12 +7,11 @@ import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import msgspec
-
 from rotor_actors.errors import StoreError
 from rotor_actors.records import (
     ChildRow,
     Entry,
+    Fact,
     History,
     RunChanged,
     RunCreated,
@@ -45,7 +44,9 @@ class MemoryStore:
     def close(self) -> None: ...
 
     def commit(self, entries: list[Entry]) -> None:
-        for entry in flatten(entries):
+        facts = list(flatten(entries))
+        self._refuse_known_ids(facts)
+        for entry in facts:
             match entry:
                 case RunCreated():
                     self._create(entry.run)
@@ -58,11 +59,15 @@ class MemoryStore:
                 case RunRested():
                     run = self._runs[entry.n]
                     run.rest_seq, run.wake_at = entry.rest_seq, entry.wake_at
-        self._last_seq = max(self._last_seq, *(entry.seq for entry in entries))
+        self._last_seq = max([self._last_seq, *(entry.seq for entry in entries)])
+
+    def _refuse_known_ids(self, facts: list[Fact]) -> None:
+        created = Counter(entry.run.run_id for entry in facts if isinstance(entry, RunCreated))
+        for run_id, times in created.items():
+            if times > 1 or run_id in self._by_id:
+                raise StoreError(f"run id {run_id} is in the store already")
 
     def _create(self, run: RunRow) -> None:
-        if run.run_id in self._by_id:
-            raise StoreError(f"run id {run.run_id} is in the store already")
         self._runs[run.n] = copy.copy(run)
         self._by_id[run.run_id] = run.n
         if run.parent_n is not None:
@@ -81,15 +86,16 @@ class MemoryStore:
 
     def live_runs(self) -> list[LiveRun]:
         return [
-            LiveRun(copy.copy(run), newest_seq(self._steps[n], (self._runs[c].end_seq for c in self._children[n])))
+            LiveRun(copy.copy(run), newest_seq(self.steps(n), (child.end_seq for child in self._children_of(n))))
             for n, run in self._runs.items()
             if not run.status.is_terminal
         ]
 
     def histories(self, ns: list[int]) -> dict[int, History]:
-        return {
-            n: History(list(self._steps[n]), [_child(self._runs[child]) for child in self._children[n]]) for n in ns
-        }
+        return {n: History(self.steps(n), [_child(child) for child in self._children_of(n)]) for n in ns}
+
+    def _children_of(self, n: int) -> list[RunRow]:
+        return [self._runs[child] for child in self._children.get(n, ())]
 
     def find(self, run_id: str) -> RunRow | None:
         n = self._by_id.get(run_id)
@@ -97,24 +103,35 @@ class MemoryStore:
 
     def list_runs(self, query: RunQuery) -> list[RunRow]:
         found = (copy.copy(run) for run in reversed(self._runs.values()) if _matches(run, query))
-        return [run for run, _ in zip(found, range(query.limit), strict=False)]
+        return [run for _, run in zip(range(query.limit), found, strict=False)]
 
     def count_by_status(self, root_n: int | None) -> dict[RunStatus, int]:
         return dict(Counter(run.status for run in self._runs.values() if root_n is None or run.root_n == root_n))
 
     def steps(self, n: int) -> list[StepRow]:
-        return list(self._steps[n])
+        return list(self._steps.get(n, ()))
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        content = (list(self._runs.values()), dict(self._steps))
-        with Path(path).open("xb") as file:
-            file.write(msgspec.msgpack.encode(content))
+        """Write a SQLite file, which `SQLiteStore` opens."""
+        from rotor_actors.stores.sqlite import SQLiteStore  # here: who needs no disk need not load its driver
+        from rotor_actors.stores.sqlite_files import refuse_existing
+
+        refuse_existing(Path(path))
+        entries: list[Entry] = [RunCreated(run, self._last_seq) for run in self._runs.values()]
+        entries += [StepRecorded(step, step.seq) for steps in self._steps.values() for step in steps]
+        copy_of_it = SQLiteStore(path)
+        copy_of_it.open()
+        try:
+            copy_of_it.commit(entries)
+        finally:
+            copy_of_it.close()
 
     def compact(self) -> None: ...
 
 
 def _child(run: RunRow) -> ChildRow:
-    assert run.parent_n is not None and run.parent_key is not None
+    assert run.parent_n is not None
+    assert run.parent_key is not None
     return ChildRow(
         run.n, run.parent_n, run.run_id, run.workflow_id, run.parent_key, run.generation, run.status, run.flags,
         run.ended_at, run.end_seq, run.result, run.error,

@@ -1,4 +1,4 @@
-"""The tables of the SQLite store, and the statements that are built from the records' own fields."""
+"""The tables of the SQLite store. What reads and writes them is built from the records' own fields."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ APPLICATION_ID = 0x526F746F  # "Roto"
 SCHEMA_VERSION = 1
 
 # Rows are clustered by what grows: runs by their number, journal rows by run and entry. Random hashes as clustered
-# keys cost half of the throughput at a million runs; the public id has an index of its own.
+# keys cost half of the throughput at a million runs; the public id has an index of its own. `numbers` is a row of its
+# own, so that opening does not have to look at all that is stored.
 CREATE = """
 CREATE TABLE runs(
     n INTEGER PRIMARY KEY,
@@ -24,6 +25,7 @@ CREATE UNIQUE INDEX runs_by_id ON runs(run_id);
 CREATE INDEX runs_by_parent ON runs(parent_n) WHERE parent_n IS NOT NULL;
 CREATE INDEX runs_by_root ON runs(root_n);
 CREATE INDEX runs_live ON runs(n) WHERE ended_at IS NULL;
+CREATE INDEX runs_ended ON runs(parent_n, end_seq) WHERE parent_n IS NOT NULL AND end_seq IS NOT NULL;
 CREATE TABLE steps(
     n INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, key BLOB NOT NULL, step_id TEXT NOT NULL,
     target TEXT NOT NULL, status TEXT NOT NULL, payload BLOB, began_at REAL, attempts INTEGER NOT NULL, due REAL,
@@ -35,44 +37,19 @@ INSERT INTO numbers VALUES (0, 0);
 """
 
 RUN_FIELDS = RunRow.__struct_fields__
+MUTABLE_FIELDS = RUN_FIELDS[RUN_FIELDS.index("status") :]
 STEP_FIELDS = StepRow.__struct_fields__
-FIRST_MUTABLE = RUN_FIELDS.index("status")
-MUTABLE_FIELDS = RUN_FIELDS[FIRST_MUTABLE:]
-
-SELECT_RUN = f"SELECT {', '.join(RUN_FIELDS)}, input_crc, result_crc FROM runs"
-SELECT_STEP = f"SELECT {', '.join(STEP_FIELDS)}, crc FROM steps"
 CHILD_FIELDS = tuple("parent_key" if field == "key" else field for field in ChildRow.__struct_fields__)
-SELECT_CHILD = f"SELECT {', '.join(CHILD_FIELDS)}, result_crc FROM runs"
 
-# SQLite takes 32 766 variables in a statement.
-_MAX_VARIABLES = 32_000
-INSERT_RUN_ROWS = _MAX_VARIABLES // (len(RUN_FIELDS) + 2)
-UPDATE_RUN_ROWS = _MAX_VARIABLES // (len(MUTABLE_FIELDS) + 2)
-REST_ROWS = _MAX_VARIABLES // 3
-INSERT_STEP_ROWS = _MAX_VARIABLES // (len(STEP_FIELDS) + 1)
+# As stored: with the checksums.
+RUN_COLUMNS = (*RUN_FIELDS, "input_crc", "result_crc")
+CHANGE_COLUMNS = ("n", *MUTABLE_FIELDS, "result_crc")
+STEP_COLUMNS = (*STEP_FIELDS, "crc")
+CHILD_COLUMNS = (*CHILD_FIELDS, "result_crc")
 
-
-def _values(columns: int, rows: int) -> str:
-    row = f"({','.join('?' * columns)})"
-    return ",".join([row] * rows)
+BLOBS = frozenset({"parent_key", "input", "headers", "retries", "result", "error", "key", "payload"})
 
 
-def insert_runs(rows: int) -> str:
-    return f"INSERT INTO runs VALUES {_values(len(RUN_FIELDS) + 2, rows)}"
-
-
-def update_runs(rows: int) -> str:
-    columns = (*MUTABLE_FIELDS, "result_crc")
-    changes = ", ".join(f"{column} = v.column{number}" for number, column in enumerate(columns, start=2))
-    return f"UPDATE runs SET {changes} FROM (VALUES {_values(len(columns) + 1, rows)}) AS v WHERE runs.n = v.column1"
-
-
-def insert_steps(rows: int) -> str:
-    return f"INSERT INTO steps VALUES {_values(len(STEP_FIELDS) + 1, rows)}"
-
-
-def update_rests(rows: int) -> str:
-    return (
-        f"UPDATE runs SET rest_seq = v.column2, wake_at = v.column3 FROM (VALUES {_values(3, rows)}) AS v "
-        "WHERE runs.n = v.column1"
-    )
+def blob_positions(columns: tuple[str, ...]) -> tuple[int, ...]:
+    """Which of the columns are blobs."""
+    return tuple(position for position, column in enumerate(columns) if column in BLOBS)

@@ -1,0 +1,58 @@
+"""What we use of an apsw connection, typed: its own stubs name types that only newer Pythons have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import apsw
+
+
+class Cursor(Protocol):
+    """The rows of a statement."""
+
+    @property
+    def get(self) -> Any:
+        """The first row, or its only column."""
+        ...
+
+    def fetchall(self) -> list[Any]: ...
+
+
+class Backup(Protocol):
+    """A copy under way."""
+
+    done: bool
+
+    def step(self, npages: int) -> bool: ...
+
+
+class Connection(AbstractContextManager[Any], Protocol):
+    """One connection to a SQLite file."""
+
+    def execute(self, statements: str, bindings: Sequence[Any] | Mapping[str, Any] | None = None) -> Cursor: ...
+
+    def pragma(self, name: str, value: Any = None) -> Any: ...
+
+    def readonly(self, name: str) -> bool: ...
+
+    def set_busy_timeout(self, milliseconds: int) -> None: ...
+
+    def wal_autocheckpoint(self, n: int) -> None: ...
+
+    def wal_checkpoint(self, dbname: str | None = None, mode: int = 0) -> tuple[int, int]: ...
+
+    def get_autocommit(self) -> bool: ...
+
+    def backup(
+        self, databasename: str, sourceconnection: Connection, sourcedatabasename: str
+    ) -> AbstractContextManager[Backup]: ...
+
+    def close(self, force: bool = False) -> None: ...
+
+
+def connect(path: Path, flags: int, vfs: str | None = None) -> Connection:
+    """Open a connection; see `apsw.Connection`."""
+    return cast(Connection, apsw.Connection(str(path), flags=flags, vfs=vfs))

@@ -1,0 +1,108 @@
+"""The SQLite file as a file: is it ours, create it, copy it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import apsw
+
+from rotor_actors.errors import StoreCorruptedError, StoreError, StoreVersionError
+from rotor_actors.stores import schema
+from rotor_actors.stores.sqlite_connection import Connection, connect
+
+_MAGIC = b"SQLite format 3\0"
+_PAGES_PER_STEP = 10_000
+
+
+def check_place(path: Path) -> None:
+    """Raise StoreError when there can be no store file there."""
+    if path.is_dir():
+        raise StoreError(f"{path} is a directory: give the store a file, as in {path / 'rotor.db'}")
+    if not path.parent.is_dir():
+        raise StoreError(f"cannot open {path}: its directory does not exist; create {path.parent} first")
+
+
+def check_format(path: Path, vfs: str | None) -> None:
+    """Raise when an existing file is not one of ours, or of a newer version. It is looked at, not changed."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb") as file:  # SQLite takes a file of a few bytes for an empty one, and would overwrite it
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise StoreCorruptedError(
+                f"{path} is not a database, or its header is damaged; nothing was changed. Restore a backup, or give "
+                f"the runtime another file."
+            )
+    connection = connect(path, apsw.SQLITE_OPEN_READONLY, vfs)
+    try:
+        _check(connection, path)
+    except (apsw.ReadOnlyError, apsw.CantOpenError):
+        # It has to be recovered before it can be read (a power cut while it was created): nothing else is touched.
+        connection.close()
+        connection = connect(path, apsw.SQLITE_OPEN_READWRITE, vfs)
+        _check(connection, path)
+    finally:
+        connection.close()
+
+
+def _check(connection: Connection, path: Path) -> None:
+    application_id = connection.pragma("application_id")
+    version = connection.pragma("user_version")
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    if application_id != schema.APPLICATION_ID and (tables or version or application_id):
+        raise StoreCorruptedError(
+            f"{path} is a database of another program (application id {application_id:#x}, expected "
+            f"{schema.APPLICATION_ID:#x}); nothing was changed. Give the runtime a file of its own."
+        )
+    if version > schema.SCHEMA_VERSION:
+        raise StoreVersionError(
+            f"{path} has schema version {version}, this program knows {schema.SCHEMA_VERSION}; nothing was changed. "
+            f"Install a newer rotor-actors."
+        )
+
+
+def create(connection: Connection) -> None:
+    """Create the tables in a new file, all or none."""
+    if connection.pragma("user_version") == 0:
+        with connection:
+            connection.execute(schema.CREATE)
+            connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+
+
+def backup(connection: Connection, target: Path) -> None:
+    """Copy what the connection sees to `target`. It gets its name when it is complete: half a copy never has it."""
+    refuse_existing(target)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        partial.unlink(missing_ok=True)
+        copy = connect(partial, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+        try:
+            with copy.backup("main", connection, "main") as under_way:
+                while not under_way.done:
+                    under_way.step(_PAGES_PER_STEP)
+        finally:
+            copy.close()
+        os.link(partial, target)  # unlike a rename, it never takes the place of another file
+        _sync_directory(target.parent)
+    except OSError as error:
+        raise StoreError(f"backup to {target}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise StoreError when a backup cannot get this name."""
+    if target.exists():
+        raise StoreError(f"backup to {target}: the file exists; name a new one")
+    if not target.parent.is_dir():
+        raise StoreError(f"backup to {target}: its directory does not exist; create {target.parent} first")
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name != "nt":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
