@@ -64,7 +64,7 @@ async def parent_of_timeout(ctx: Context, seconds: float) -> str:
 # 3. Cancellation: what the child did is undone by its `on_cancel` handler, which is a run of its own.
 
 
-async def cancel_booking(ctx: Context, ended: EndedRun) -> None:
+async def cancel_booking(ctx: Context, ended: EndedRun[str]) -> None:
     """Steps are refused in a cancelled run, so compensation has its own run: durable, and retried when it fails."""
     await ctx.step.run("release room", release_room, ended.data)
 

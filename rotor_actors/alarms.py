@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-K = TypeVar("K", bound=Hashable)
+K = TypeVar("K")
 
 _COMPACT_ABOVE = 64
 
 
 class Alarms(Generic[K]):
-    """Due times by key, each key at most once. Pure: whoever owns it asks when to wake up.
+    """Due times by key (hashable), each key at most once. Pure: whoever owns it asks when to wake up.
 
     Entries that were discarded stay in the heap until they surface, or until they are the larger half of it: a
     million invokes of which each sets and withdraws a deadline then take no more memory than those in flight.

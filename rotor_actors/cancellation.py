@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -134,12 +135,12 @@ class Cancellation:
         for run in self._runs:
             self._below.update(other for other in run.cleaning or () if not other.done.done())
         for other in self._below:
-            other.done.add_done_callback(lambda _, other=other: self._is_done_below(other))
+            other.done.add_done_callback(partial(self._is_done_below, other))
         parent = self._tops[0].parent
         if parent is not None:
             parent.add_cleaning([self])
 
-    def _is_done_below(self, other: Cancellation) -> None:
+    def _is_done_below(self, other: Cancellation, _: object) -> None:
         self._below.discard(other)
         self.report.cleanup_errors.extend(other.report.cleanup_errors)
         self.report.stuck.extend(other.report.stuck)

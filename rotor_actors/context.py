@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping, MutableMapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
@@ -77,7 +77,7 @@ class Context:
 
     def now(self) -> datetime:
         """The time of what the run is answering to, in UTC: the same on replay."""
-        return datetime.fromtimestamp(self._body.now(), timezone.utc)
+        return datetime.fromtimestamp(self._body.now(), UTC)
 
     @property
     def random(self) -> random.Random:

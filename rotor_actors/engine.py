@@ -26,6 +26,7 @@ from rotor_actors.executor import Executor
 from rotor_actors.ids import Ids
 from rotor_actors.invoking import Invoking
 from rotor_actors.journal import Journal
+from rotor_actors.live_tree import LiveTree
 from rotor_actors.loading import Loaded, load
 from rotor_actors.messages import AttemptDue, Pending, StepEnded, TimerFired
 from rotor_actors.payload import Codec, Codecs
@@ -46,7 +47,6 @@ from rotor_actors.remote_errors import record
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.run_queue import Runnable, RunQueue
-from rotor_actors.live_tree import LiveTree
 from rotor_actors.step_task import StepTask
 from rotor_actors.stores.base import Store
 from rotor_actors.threads import Threads
@@ -172,8 +172,9 @@ class Engine:
                 return run.is_queued
             case Phase.FRESH | Phase.LOADED:
                 if not run.is_doomed:
-                    self._begin_attempt(run)
-                    return self.drive(run, is_over) if run.phase is Phase.ACTIVE else False
+                    actor = self._begin_attempt(run)
+                    run.is_queued = actor.go_on(is_over)
+                    return run.is_queued
             case Phase.STORED:
                 if not run.is_doomed and not self._is_waiting_to_retry(run):
                     run.phase = Phase.LOADING
@@ -202,7 +203,7 @@ class Engine:
             run.mailbox.drop_upto(upto_seq)
             self.queue(run)
 
-    def _begin_attempt(self, run: Run) -> None:
+    def _begin_attempt(self, run: Run) -> RunActor:
         workflow = run.workflow
         assert workflow is not None
         row = run.row
@@ -219,6 +220,7 @@ class Engine:
         actor = RunActor(self, run, loaded, is_replaying=is_replaying, is_strict=self.options.strict_replay)
         run.actor, run.phase = actor, Phase.ACTIVE
         actor.begin(self._body_maker(run, workflow))
+        return actor
 
     def _body_maker(self, run: Run, workflow: Workflow[Any, Any]) -> Callable[[Context], Any]:
         blob = run.row.input
@@ -301,7 +303,7 @@ class Engine:
         Its row is its own: the entry keeps what was appended, whatever happens before it is committed. So is its
         context: what its body sets there is not for its parent to see.
         """
-        run = Run(self, row.__copy__(), parent, Phase.FRESH)
+        run = Run(self, copy.copy(row), parent, Phase.FRESH)
         run.workflow, run.context = workflow, None if context is None else context.copy()
         self.tree.add(run)
         if parent is None and not self._admit(run):
@@ -480,10 +482,10 @@ class Engine:
         self.progressed(run)
         run.post(TimerFired(number, seq, row.at))
 
-    def mark_diverged(self, run: Run, step_id: str) -> None:
+    def mark_diverged(self, run: Run, what: str) -> None:
         _logger.warning(
-            "%s: its code has changed: the journal holds step %r, which it did not ask for; recorded outcomes answer by "
-            "key from here", run.where, step_id, extra={"run_id": run.row.run_id},
+            "%s: its code has changed: the journal holds the outcome of %s, which it did not ask for; recorded outcomes answer by "
+            "key from here", run.where, what, extra={"run_id": run.row.run_id},
         )  # fmt: skip
         run.row.flags |= RunFlag.DIVERGED
         self.append_change(run)

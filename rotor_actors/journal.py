@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from aiorwlock import RWLock
 
@@ -130,7 +131,7 @@ class Journal:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushers[waiter] = seq
-        self.when_durable(seq, lambda: waiter.done() or waiter.set_result(None))
+        self.when_durable(seq, partial(_resolve, waiter))
         self.kick()
         try:
             await waiter
@@ -218,3 +219,8 @@ class Journal:
             if not waiter.done():
                 waiter.set_exception(error)
         self._on_failure(error)
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -101,7 +101,7 @@ class Withdraw(msgspec.Struct, tag=True):
 class Diverged(msgspec.Struct, tag=True):
     """The record holds a step that the code did not ask for: mark the run."""
 
-    step_id: str
+    what: str
 
 
 Effect: TypeAlias = Begin | Resolve | Fire | Withdraw | Diverged

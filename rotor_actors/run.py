@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rotor_actors.mailbox import Mailbox
@@ -94,7 +96,7 @@ class Run:
         return not self.row.flags & (RunFlag.RELEASED | RunFlag.WITHDRAWN)
 
     def snapshot(self) -> RunRow:
-        return self.row.__copy__()
+        return copy.copy(self.row)
 
     def add_cleaning(self, cancellations: Iterable[Cancellation]) -> None:
         """These are under way below; cancelling this run waits for them."""
@@ -103,9 +105,9 @@ class Run:
         for cancellation in cancellations:
             if not cancellation.done.done():
                 self.cleaning.add(cancellation)
-                cancellation.done.add_done_callback(lambda _, gone=cancellation: self._is_clean(gone))
+                cancellation.done.add_done_callback(partial(self._is_clean, cancellation))
 
-    def _is_clean(self, gone: Cancellation) -> None:
+    def _is_clean(self, gone: Cancellation, _: object) -> None:
         if self.cleaning is not None:
             self.cleaning.discard(gone)
 

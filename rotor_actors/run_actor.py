@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
-from typing import Any, NoReturn, Protocol
+from datetime import UTC, datetime
+from typing import Any, NoReturn, Protocol, cast
 
 import msgspec
 
@@ -18,7 +18,6 @@ from rotor_actors.durations import Duration
 from rotor_actors.errors import InvokeDepthError, InvokeTargetError, NonDeterminismError, StepRefusedError
 from rotor_actors.loading import Loaded
 from rotor_actors.messages import (
-    AttemptDue,
     Begin,
     Diverged,
     Effect,
@@ -77,7 +76,7 @@ class ActorHost(StepHost, Protocol):
 
     def timer_fired(self, run: Run, number: int, at: float) -> None: ...
 
-    def mark_diverged(self, run: Run, step_id: str) -> None: ...
+    def mark_diverged(self, run: Run, what: str) -> None: ...
 
     def at_rest(self, run: Run, due: float | None, *, is_parked: bool) -> None: ...
 
@@ -102,7 +101,7 @@ class RunActor:
         self._run = run
         self._loaded = loaded
         self.where = run.where
-        self._loop = RunLoop(run.row.attempt_at, self.where, asyncio.get_running_loop())
+        self._loop = RunLoop(run.row.attempt_at, self.where, asyncio.get_running_loop())  # type: ignore[abstract]
         self._loop.on_foreign = self._refuse_foreign
         self._state = _state_of(self.where, loaded, is_replaying, is_strict)
         self._steps: dict[bytes, StepTask] = {}
@@ -151,7 +150,7 @@ class RunActor:
             if message is None:
                 self._rest()
                 return False
-            if not isinstance(message, AttemptDue) and not self._is_cleaning:
+            if isinstance(message, StepEnded | TimerFired) and not self._is_cleaning:
                 self._take(message)
         return False
 
@@ -271,7 +270,7 @@ class RunActor:
             case Withdraw():
                 self._withdraw(effect.pending)
             case Diverged():
-                self._host.mark_diverged(self._run, effect.step_id)
+                self._host.mark_diverged(self._run, effect.what)
 
     def _begin_step(self, pending: Pending) -> None:
         if self._run.is_doomed:
@@ -307,7 +306,7 @@ class RunActor:
         self._host.at_rest(self._run, self.next_due(), is_parked=False)
 
     @contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self) -> Generator[None, None, None]:
         """Something is being looked up for it: it is not at rest."""
         self._checks += 1
         try:
@@ -381,7 +380,7 @@ class RunActor:
             task.cancel()
         self._loop.run(_once())
         for task in self._loop.pending_tasks():
-            task._log_destroy_pending = False  # it refused to end and is dropped on purpose
+            task.drop()  # it refused to end and is dropped on purpose
 
     def _abort(self, error: BaseException) -> None:
         """End the attempt with an error that the body cannot catch."""
@@ -420,7 +419,7 @@ class RunActor:
         """Wait for it no longer. It is fenced: nothing it does is recorded, and it is not driven any more."""
         self._is_closed = True
         for task in self._loop.pending_tasks():
-            task._log_destroy_pending = False  # it is dropped on purpose
+            task.drop()  # it is dropped on purpose
         self._loop.on_foreign = None
 
     def step_tasks(self) -> list[StepTask]:
@@ -528,7 +527,7 @@ class RunActor:
 
 
 def _utc(at: float) -> datetime:
-    return datetime.fromtimestamp(at, timezone.utc)
+    return datetime.fromtimestamp(at, UTC)
 
 
 def _state_of(where: str, loaded: Loaded | None, is_replaying: bool, is_strict: bool) -> RunState:
@@ -556,5 +555,5 @@ def _leaves_and_causes(error: BaseException | None) -> list[BaseException]:
         found.append(each)
         todo.append(each.__cause__)
         if isinstance(each, BaseExceptionGroup):
-            todo.extend(each.exceptions)
+            todo.extend(cast(Sequence[BaseException], each.exceptions))
     return found

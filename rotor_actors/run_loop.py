@@ -60,6 +60,10 @@ class RunTask(asyncio.Task[Any]):
         """The coroutine that was given, not the guard around it."""
         return self.inner
 
+    def drop(self) -> None:
+        """It refuses to end and is waited for no longer, on purpose: asyncio shall not complain."""
+        self._log_destroy_pending = False
+
 
 def _close_inner(task: asyncio.Task[Any]) -> None:
     cast(RunTask, task).inner.close()
@@ -240,7 +244,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         One that only the cyclic collector found is dropped: when it comes round is nothing that replay could repeat.
         """
         if events._get_running_loop() is self:
-            self.create_task(generator.aclose())  # type: ignore[arg-type]
+            self.create_task(generator.aclose())
 
     def pending_tasks(self) -> list[RunTask]:
         """The tasks that are not done, in order of creation."""
@@ -296,7 +300,7 @@ class RunLoop(asyncio.AbstractEventLoop):
             self._prune_at = 2 * len(self._tasks) + _FIRST_PRUNING
         return task
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         handle = _Handle(callback, args, context if context is not None else contextvars.copy_context())
@@ -306,12 +310,12 @@ class RunLoop(asyncio.AbstractEventLoop):
             self._ready.append(handle)
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         number = self.timers_set
@@ -332,7 +336,7 @@ class RunLoop(asyncio.AbstractEventLoop):
     def get_exception_handler(self) -> None:
         return None
 
-    def call_soon_threadsafe(
+    def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         if threading.get_ident() == self._thread:

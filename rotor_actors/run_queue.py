@@ -53,6 +53,7 @@ class RunQueue:
         self._loop = asyncio.get_running_loop()
         self._ends_at = 0.0
         self._looks_left = 0
+        self._owes_fresh = False
 
     def push(self, runnable: Runnable) -> None:
         self._ready.append(runnable)
@@ -95,6 +96,7 @@ class RunQueue:
             return
         self._ends_at = self._monotonic() + SLICE_SECONDS
         self._looks_left = LOOKS_PER_SLICE
+        self._owes_fresh = True
         self._begin_starts()
         while (runnable := self._next()) is not None:
             try:
@@ -109,8 +111,10 @@ class RunQueue:
         self._when_idle()
 
     def _next(self) -> Runnable | None:
-        if self._ready:
+        # One that is fresh in each slice, whatever stands in the queue: a body that never rests must not keep it out.
+        if self._ready and not (self._owes_fresh and self._fresh and self._may_begin()):
             return self._ready.popleft()
+        self._owes_fresh = False
         if self._fresh and self._may_begin():
             return self._fresh.popleft()
         return None

@@ -187,10 +187,10 @@ class RunState:
     def _diverge(self, record: deque[Message], timers_set: int) -> None:
         """Keep what was asked for in its order; let the rest answer by key when it is asked for."""
         known = self._recorded.get(record[0].key) if isinstance(record[0], StepEnded) else None
-        step_id = known.step_id if known is not None else "a timer"
+        what = "a timer" if known is None else _named(known)
         if self._strict:
             raise NonDeterminismError(
-                f"{self._where}: the journal holds the outcome of step {step_id!r}, which the code did not ask for at "
+                f"{self._where}: the journal holds the outcome of {what}, which the code did not ask for at "
                 f"this point. It has changed since; run the old code, or open the runtime without strict_replay."
             )
         kept: list[Message] = []
@@ -201,7 +201,7 @@ class RunState:
                 self._remember(message)
         record.clear()
         record.extend(kept)
-        self._effects.append(Diverged(step_id))
+        self._effects.append(Diverged(what))
 
     def _go_live(self) -> None:
         self.replaying = False
@@ -216,6 +216,10 @@ class RunState:
 
 def _answered(known: Known, message: StepEnded) -> Known:
     return Known(known.kind, known.target, message.outcome, message.run_id, message.workflow_id)
+
+
+def _named(known: Known) -> str:
+    return f"step {known.step_id!r}" if known.step_id else _described(known.kind, known.target)
 
 
 def _described(kind: Kind, target: str) -> str:

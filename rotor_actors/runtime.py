@@ -6,9 +6,9 @@ import asyncio
 import contextvars
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
-
 
 from rotor_actors.cancellation import Cancellation, CancelReport
 from rotor_actors.clock import Clock, SystemClock
@@ -269,7 +269,7 @@ class Runtime:
         if limit is not None:
             error = WorkflowTimeoutError(run_id=run.row.run_id, workflow_id=run.row.workflow_id, timeout=limit)
             alarm = engine.ports.clock.call_at(
-                engine.ports.clock.now() + limit, lambda: waiter.done() or waiter.set_exception(error)
+                engine.ports.clock.now() + limit, partial(_refuse, waiter, error)
             )
         try:
             return await waiter
@@ -397,13 +397,23 @@ class Runtime:
             raise RunNotFoundError(f"no run has the id {run_id!r} in this store")
         return row
 
-    async def _read(self, read: Any) -> Any:
+    async def _read(self, read: Callable[[Store], T]) -> T:
         """Read what was appended before this call, too."""
         engine = self._engine
         assert self._service is not None
         self._service.check_open()
         await engine.journal.durable(engine.journal.last_seq)
-        return await engine.ports.reader.call(lambda: read(engine.ports.store))
+        self._service.check_open()
+        try:
+            return await engine.ports.reader.call(lambda: read(engine.ports.store))
+        except StoreError:
+            self._service.check_open()  # closed meanwhile: that is not the store's failure
+            raise
+
+
+def _refuse(waiter: asyncio.Future[Any], error: Exception) -> None:
+    if not waiter.done():
+        waiter.set_exception(error)
 
 
 def _chosen_store(store: str | os.PathLike[str] | Store) -> Store:

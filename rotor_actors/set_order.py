@@ -68,7 +68,7 @@ def install() -> None:
 def _set_in_order(*items: Iterable[Any]) -> Any:
     if items and isinstance(events._get_running_loop(), RunLoop):
         return dict.fromkeys(items[0])
-    return builtins.set(*items)
+    return builtins.set[Any](*items)
 
 
 def _with_number(init: Any) -> Any:

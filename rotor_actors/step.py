@@ -125,7 +125,7 @@ class Step:
         retries: int | RetryPolicy | None = ...,
     ) -> T: ...
 
-    async def run(
+    async def run(  # type: ignore[misc]  # mypy cannot see that Any takes what a TypeVarTuple does
         self,
         id: str,
         fn: Callable[..., Any],

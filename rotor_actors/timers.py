@@ -62,6 +62,5 @@ class Timers:
                 break
             sleeper.alarm(now)
         due = self._alarms.next_due()
-        # An alarm may have set a far timer while none was armed: the nearest is what counts.
-        if due is not None and (self._armed is None or due < self._armed_for):
-            self._arm(due)
+        if due is not None:
+            self._arm(due)  # whatever an alarm may have armed meanwhile: the nearest is what counts

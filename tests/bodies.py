@@ -296,7 +296,7 @@ async def children(play: Play) -> None:
             play.saw(f"{name}: {type(error).__name__}")
 
     await asyncio.gather(
-        invoke("one", 0.5, 0.7), invoke("two", fails=True), invoke("three", 0.9, fails=True), invoke("none"),
+        invoke("one", 0.5, 0.7), invoke("two", 0.1, fails=True), invoke("three", 0.9, fails=True),
         invoke("late", 4.0, timeout=2.0), invoke("late-too", 1.0, 4.0, timeout=2.5),
     )  # fmt: skip
     play.saw(await play.act("after", 0.3))

@@ -607,8 +607,9 @@ async def test_on_cancel_begins_with_the_cancellation_or_not_at_all() -> None:
         report = await handle.cancel()
         assert report.cancelled == [handle.run_id]
         assert len(world.store.committed(RunsCancelled)) == 1
+        await world.crash()
         undone.clear()
-        await world.reopen()
+        await world.open()
         await world.settle()
         assert undone == ["undone"], "its step's outcome was not recorded, so it runs again"
         assert await unfinished(world.runtime) == []
