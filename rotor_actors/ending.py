@@ -160,7 +160,7 @@ class Ending:
         """Let go of a run whose end has been appended; whoever waits for it is told when that is durable."""
         engine = self._engine
         run.phase, run.actor = Phase.ENDED, None
-        run.mailbox.clear()
+        run.mailbox = None
         engine.timers.discard(run)
         engine.journal.forget_rest(run.row.n)
         engine.tree.remove(run)

@@ -200,7 +200,7 @@ class Engine:
         if run.phase is Phase.LOADING:
             run.phase = Phase.LOADED
             run.history_seq = upto_seq
-            run.mailbox.drop_upto(upto_seq)
+            run.open_mailbox().drop_upto(upto_seq)
             self.queue(run)
 
     def _begin_attempt(self, run: Run) -> RunActor:

@@ -71,6 +71,7 @@ class Journal:
         self._rests: dict[int, RunRested] = {}
         self._wake = asyncio.Event()
         self._flushers: dict[asyncio.Future[None], int] = {}  # in the order in which they came
+        self._impatient: set[asyncio.Future[None]] = set()
         self._is_direct = False
         self.effects_waiting = 0
         self.failure: StoreError | None = None
@@ -119,24 +120,27 @@ class Journal:
         chosen.effects.append(effect)
         self.effects_waiting += 1
 
-    async def durable(self, seq: int) -> None:
-        """Wait until entry `seq` is durable.
+    async def durable(self, seq: int, *, unless_full: bool = False) -> None:
+        """Wait until entry `seq` is durable; with `unless_full`, no longer than there is room on the disk.
 
         Raises:
             StoreError: a commit failed; whether this one is durable is unknown.
         """
         if self.failure is not None:
             raise self.failure
-        if seq <= self.durable_seq:
+        if seq <= self.durable_seq or (unless_full and self.is_full):
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushers[waiter] = seq
+        if unless_full:
+            self._impatient.add(waiter)
         self.when_durable(seq, partial(_resolve, waiter))
         self.kick()
         try:
             await waiter
         finally:
             self._flushers.pop(waiter)
+            self._impatient.discard(waiter)
 
     @property
     def is_idle(self) -> bool:
@@ -193,6 +197,8 @@ class Journal:
                 if not self.is_full:
                     _logger.error("%s (retrying; no run is accepted meanwhile)", error)
                 self.is_full = True
+                for waiter in self._impatient:
+                    _resolve(waiter)
                 await asyncio.sleep(FULL_RETRY_SECONDS)
             except StoreError:
                 raise
@@ -214,11 +220,15 @@ class Journal:
 
     def _fail(self, error: StoreError) -> None:
         self.failure = error
+        self.leave_nobody_waiting(error)
+        self._on_failure(error)
+
+    def leave_nobody_waiting(self, error: Exception) -> None:
+        """Nothing more is committed: tell those who wait for it."""
         self._tell()  # what an earlier commit made durable is known to be so
         for waiter in self._flushers:
             if not waiter.done():
                 waiter.set_exception(error)
-        self._on_failure(error)
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:

@@ -73,32 +73,32 @@ class Known(msgspec.Struct, frozen=True):
     step_id: str = ""
 
 
-class Begin(msgspec.Struct, tag=True):
+class Begin(msgspec.Struct, tag=True, gc=False):
     """Start the step's effect: nothing of the record is left that could answer it."""
 
     pending: Pending
 
 
-class Resolve(msgspec.Struct, tag=True):
+class Resolve(msgspec.Struct, tag=True, gc=False):
     """Hand the outcome to the body."""
 
     pending: Pending
     message: StepEnded
 
 
-class Fire(msgspec.Struct, tag=True):
+class Fire(msgspec.Struct, tag=True, gc=False):
     """Make the body's timer ready."""
 
     number: int
 
 
-class Withdraw(msgspec.Struct, tag=True):
+class Withdraw(msgspec.Struct, tag=True, gc=False):
     """The body no longer waits for it: its scope was cancelled."""
 
     pending: Pending
 
 
-class Diverged(msgspec.Struct, tag=True):
+class Diverged(msgspec.Struct, tag=True, gc=False):
     """The record holds a step that the code did not ask for: mark the run."""
 
     what: str

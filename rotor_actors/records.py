@@ -78,7 +78,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     payload: bytes | None = None
 
 
-class RunRow(msgspec.Struct):
+class RunRow(msgspec.Struct, gc=False):
     """One run. `n` numbers runs in the order of their creation and is what rows are clustered by."""
 
     n: int
@@ -161,19 +161,19 @@ class History(msgspec.Struct):
     children: list[ChildRow]
 
 
-class RunCreated(msgspec.Struct, tag=True):
+class RunCreated(msgspec.Struct, tag=True, gc=False):
     run: RunRow
     seq: int = 0
 
 
-class RunChanged(msgspec.Struct, tag=True):
+class RunChanged(msgspec.Struct, tag=True, gc=False):
     """A snapshot of a run row; only the fields from `status` on can have changed."""
 
     run: RunRow
     seq: int = 0
 
 
-class StepRecorded(msgspec.Struct, tag=True):
+class StepRecorded(msgspec.Struct, tag=True, gc=False):
     step: StepRow
     seq: int = 0
 
@@ -188,7 +188,7 @@ class RunsCancelled(msgspec.Struct, tag=True):
     seq: int = 0
 
 
-class RunRested(msgspec.Struct, tag=True):
+class RunRested(msgspec.Struct, tag=True, gc=False):
     """A hint: the run is at rest, so recovery need not replay it before `wake_at` or a message."""
 
     n: int

@@ -68,7 +68,7 @@ class Run:
         self.phase = phase
         self.workflow: Workflow[Any, Any] | None = None
         self.children: ChildTable[Run] | None = None
-        self.mailbox = Mailbox()
+        self.mailbox: Mailbox | None = None
         self.actor: Actor | None = None
         self.context: contextvars.Context | None = None
         self.history: History | None = None
@@ -113,14 +113,20 @@ class Run:
 
     # The mailbox
 
+    def open_mailbox(self) -> Mailbox:
+        """Made when first needed: of a great fan-out most runs have not begun and have no messages."""
+        if self.mailbox is None:
+            self.mailbox = Mailbox()
+        return self.mailbox
+
     def post(self, message: Message | AttemptDue) -> None:
         if self.phase is Phase.ENDED or self.is_doomed:
             return  # a dead letter: the sender's entry says all there is to say
-        self.mailbox.post(message)
+        self.open_mailbox().post(message)
         self.host.queue(self)
 
     def post_control(self, message: Interrupt) -> None:
-        self.mailbox.post_control(message)
+        self.open_mailbox().post_control(message)
         self.host.queue(self)
 
     def go_on(self, is_over: Callable[[], bool]) -> bool:

@@ -37,6 +37,7 @@ from rotor_actors.step_specs import SleepSpec
 from rotor_actors.step_task import StepHost, StepTask
 from rotor_actors.workflow import Event, Workflow
 
+_CLOSING_ROUNDS = 100
 _NO_HEADERS: Mapping[str, str] = {}
 _CANCELLED = "the run is cancelled and only cleans up; durable compensation belongs in the workflow's on_cancel handler"
 
@@ -125,7 +126,7 @@ class RunActor:
         What a new attempt finds in its mailbox came before it, and so is memo: on replay it will be, too.
         """
         if not self._state.replaying:
-            while (message := self._run.mailbox.take()) is not None:
+            while (message := self._run.open_mailbox().take()) is not None:
                 if isinstance(message, StepEnded):
                     self._state.apply(message)
         context = self._run.context or contextvars.copy_context()
@@ -134,7 +135,7 @@ class RunActor:
     def go_on(self, is_over: Callable[[], bool]) -> bool:
         """Take message after message, each time running the body until it is at rest."""
         self._is_over = is_over
-        mailbox = self._run.mailbox
+        mailbox = self._run.open_mailbox()
         while not self._is_closed:
             if mailbox.has_control and not self._is_cleaning:
                 self._clean_up()  # ahead of everything, even in the middle of a turn that does not end
@@ -376,10 +377,16 @@ class RunActor:
         self._loop.close()
 
     def _end_tasks(self, tasks: list[RunTask]) -> None:
+        # More than once: what a cleanup awaits here will never come, and each round cuts one more such wait short.
+        is_over = _once()
+        for _ in range(_CLOSING_ROUNDS):
+            for task in tasks:
+                task.cancel()
+            has_rested = self._loop.run(is_over)
+            tasks = self._loop.pending_tasks()
+            if not tasks or not has_rested:
+                break
         for task in tasks:
-            task.cancel()
-        self._loop.run(_once())
-        for task in self._loop.pending_tasks():
             task.drop()  # it refused to end and is dropped on purpose
 
     def _abort(self, error: BaseException) -> None:
@@ -444,7 +451,7 @@ class RunActor:
             raise self._outside(f"step {step_id!r}")
         asked = self._state.request(step_id, kind, target, spec)
         if type(asked) is Pending:
-            asked.future = self._loop.step_future(self._state.withdraw, asked.key)
+            asked.future = self._loop.step_future(self._state, asked.key)
         return asked
 
     def _outside(self, what: str) -> StepRefusedError:

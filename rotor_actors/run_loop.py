@@ -22,7 +22,7 @@ import types
 import zlib
 from asyncio import events
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from rotor_actors.alarms import Alarms
 from rotor_actors.errors import EffectOutsideStepError
@@ -33,6 +33,9 @@ _logger = logging.getLogger("rotor_actors")
 
 # How many callbacks run between two looks at the clock: a look costs about as much as a callback.
 _CALLBACKS_PER_LOOK = 64
+
+# How often anyio's cancellation retries are run in one turn.
+_MOST_ROUNDS = 100
 # Tasks that are done are forgotten in bulk: a callback on each task would cost more than the task's own bookkeeping.
 _FIRST_PRUNING = 32
 
@@ -82,20 +85,26 @@ class RunFuture(asyncio.Future[Any]):
         return self.number
 
 
+class Asker(Protocol):
+    """Who asked for a step, and is told when it is no longer waited for."""
+
+    def withdraw(self, key: bytes) -> None: ...
+
+
 class StepFuture(RunFuture):
-    """The outcome of a step. When the scope that awaits it is cancelled, `on_cancel(key)` is told."""
+    """The outcome of a step. When the scope that awaits it is cancelled, its asker is told."""
 
-    __slots__ = ("_key", "_on_cancel")
+    __slots__ = ("_asker", "_key")
 
-    def __init__(self, loop: RunLoop, number: int, on_cancel: Callable[[bytes], None], key: bytes) -> None:
+    def __init__(self, loop: RunLoop, number: int, asker: Asker, key: bytes) -> None:
         super().__init__(loop, number)
-        self._on_cancel = on_cancel
+        self._asker = asker
         self._key = key
 
     def cancel(self, msg: Any = None) -> bool:
         if self.done():
             return False
-        self._on_cancel(self._key)
+        self._asker.withdraw(self._key)
         return super().cancel(msg)
 
 
@@ -171,6 +180,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._thread = threading.get_ident()
         self._ready: list[_Handle] = []
         self._retries: list[_Handle] = []
+        self._rounds = 0  # of retries in this turn; not of this call, for slices must not make a difference
         # Numbers start high and far apart from run to run, for asyncio keeps all tasks of the process in one set: equal
         # hashes there would make each insertion a walk through all of them. From the run, so the same on replay.
         self._created = zlib.crc32(where.encode("utf-8", "surrogatepass")) << 24
@@ -186,7 +196,8 @@ class RunLoop(asyncio.AbstractEventLoop):
     # Driving it
 
     def set_time(self, now: float) -> None:
-        """Move the loop's clock to the time of the message at hand; it never goes back."""
+        """Move the loop's clock to the time of the message at hand; it never goes back. A new turn begins."""
+        self._rounds = 0
         if now > self._now:
             self._now = now
 
@@ -194,7 +205,9 @@ class RunLoop(asyncio.AbstractEventLoop):
         """Run until at rest and return True; return False, to be called again, once `is_over()` says so.
 
         At rest means that nothing is ready, or nothing but anyio's cancellation retries, which re-schedule themselves
-        for as long as a shielded task lives and would otherwise spin.
+        for as long as a shielded task lives and would otherwise spin. Where something comes of them each time (a wait
+        that catches each cancellation and waits on) they are left alone after some rounds, until the next message: it
+        may be what ends the shielded task.
         """
         previous, hooks = events._get_running_loop(), sys.get_asyncgen_hooks()
         events._set_running_loop(self)
@@ -210,8 +223,9 @@ class RunLoop(asyncio.AbstractEventLoop):
                         until_look = _CALLBACKS_PER_LOOK
                         if is_over is not None and self._ready and is_over():
                             return False
-                if not self._retries:
+                if not self._retries or self._rounds >= _MOST_ROUNDS:
                     return True
+                self._rounds += 1
                 self._ready, self._retries = self._retries, []
                 self._run_batch(None)
                 if not self._ready:
@@ -279,10 +293,10 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._created = number = self._created + 1
         return RunFuture(self, number)
 
-    def step_future(self, on_cancel: Callable[[bytes], None], key: bytes) -> StepFuture:
+    def step_future(self, asker: Asker, key: bytes) -> StepFuture:
         """A future for the outcome of a step."""
         self._created = number = self._created + 1
-        return StepFuture(self, number, on_cancel, key)
+        return StepFuture(self, number, asker, key)
 
     def create_task(  # type: ignore[override]
         self,

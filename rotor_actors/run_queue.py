@@ -98,6 +98,8 @@ class RunQueue:
         self._looks_left = LOOKS_PER_SLICE
         self._owes_fresh = True
         self._begin_starts()
+        if self._ready and self._fresh and self._may_begin():
+            self._ready.appendleft(self._fresh.popleft())  # one that never rests must not keep others from beginning
         while (runnable := self._next()) is not None:
             try:
                 if runnable.go_on(self._is_over):

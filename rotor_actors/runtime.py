@@ -387,7 +387,9 @@ class Runtime:
             StoreError: the file exists, or cannot be written.
         """
         engine = self._engine
-        await engine.journal.durable(engine.journal.last_seq)
+        assert self._service is not None
+        self._service.check_open()
+        await engine.journal.durable(engine.journal.last_seq, unless_full=True)
         async with engine.journal.commit_lock.writer_lock:
             await engine.ports.writer.call(lambda: engine.ports.store.backup(path))
 
@@ -398,11 +400,11 @@ class Runtime:
         return row
 
     async def _read(self, read: Callable[[Store], T]) -> T:
-        """Read what was appended before this call, too."""
+        """Read what was appended before this call, too; while the disk is full, what is durable."""
         engine = self._engine
         assert self._service is not None
         self._service.check_open()
-        await engine.journal.durable(engine.journal.last_seq)
+        await engine.journal.durable(engine.journal.last_seq, unless_full=True)
         self._service.check_open()
         try:
             return await engine.ports.reader.call(lambda: read(engine.ports.store))

@@ -9,7 +9,7 @@ from typing import Any
 
 from rotor_actors import set_order
 from rotor_actors.engine import Engine, Options, Ports
-from rotor_actors.errors import RuntimeStateError, StoreError
+from rotor_actors.errors import RuntimeStateError, StoreError, StoreFullError
 from rotor_actors.loader import Loader
 from rotor_actors.records import RunRow
 from rotor_actors.recovery import Recovery
@@ -145,15 +145,13 @@ class Service:
         engine = self.engine
         try:
             await self._drain(engine)
-            self._stop_everything(RuntimeStateError(
-                "the runtime was closed before the run ended; it goes on when the store is opened again"
-            ))  # fmt: skip
+            self._stop_everything(_closed())
             await engine.stop_background()
             await self._steps_to_end(engine)
             if self._failure is None:
                 if self._recovery is not None:
                     self._recovery.alarm(engine.now())  # nothing killed the process: it ends in good order
-                await engine.journal.durable(engine.journal.last_seq)
+                await engine.journal.durable(engine.journal.last_seq, unless_full=True)
         except StoreError:
             pass  # all who waited have been told
         finally:
@@ -161,6 +159,7 @@ class Service:
             if detach is not None:
                 detach(self.settle)
             await self._stop_services()
+            engine.journal.leave_nobody_waiting(_closed_while_full() if engine.journal.is_full else _closed())
             async with engine.journal.commit_lock.writer_lock:
                 await self._release_store()
 
@@ -212,3 +211,11 @@ class Service:
         finally:
             ports.writer.close()
             ports.reader.close()
+
+
+def _closed() -> RuntimeStateError:
+    return RuntimeStateError("the runtime was closed before the run ended; it goes on when the store is opened again")
+
+
+def _closed_while_full() -> StoreFullError:
+    return StoreFullError("the runtime was closed while the disk was full: what was not acknowledged was not recorded")

@@ -21,7 +21,7 @@ class RunSpec(msgspec.Struct, frozen=True):
     codec: Codec
 
 
-class InvokeSpec(msgspec.Struct, frozen=True):
+class InvokeSpec(msgspec.Struct, frozen=True, gc=False):
     """`step.invoke` and its relatives."""
 
     workflow_id: str
@@ -33,7 +33,7 @@ class InvokeSpec(msgspec.Struct, frozen=True):
     run_id: str | None = None
 
 
-class SleepSpec(msgspec.Struct, frozen=True):
+class SleepSpec(msgspec.Struct, frozen=True, gc=False):
     """`step.sleep` and `step.sleep_until`: when it ends."""
 
     due: float

@@ -65,13 +65,13 @@ class RunTree(msgspec.Struct, frozen=True):
     children: list[RunTree]
 
     def __str__(self) -> str:
-        return "\n".join(self._lines(""))
-
-    def _lines(self, indent: str) -> list[str]:
-        lines = [f"{indent}{self.run.workflow_id} {self.run.run_id} {self.run.status.value}"]
-        for child in self.children:
-            lines.extend(child._lines(indent + "  "))
-        return lines
+        lines: list[str] = []
+        todo = [(0, self)]
+        while todo:  # no recursion: a tree may be deep
+            depth, tree = todo.pop()
+            lines.append(f"{'  ' * depth}{tree.run.workflow_id} {tree.run.run_id} {tree.run.status.value}")
+            todo.extend((depth + 1, child) for child in reversed(tree.children))
+        return "\n".join(lines)
 
 
 def run_info(row: RunRow, registry: Registry) -> RunInfo:

@@ -66,7 +66,8 @@ async def cancelled_by_a_task_group() -> list[int]:
             await asyncio.sleep(0)
             raise ValueError("enough")
     except* ValueError:
-        return order
+        pass
+    return order
 
 
 async def cancelled_by_an_anyio_group() -> list[int]:

@@ -7,7 +7,6 @@ Reads go through a second, read-only connection that never checkpoints.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from collections.abc import Generator
@@ -22,11 +21,9 @@ from rotor_actors.stores import schema, sqlite_files, sqlite_writing
 from rotor_actors.stores.base import LiveRun, RunQuery
 from rotor_actors.stores.batch import RowBatch
 from rotor_actors.stores.lock import FileLock
-from rotor_actors.stores.sqlite_connection import Connection, connect
+from rotor_actors.stores.sqlite_connection import Connection, close, connect
 from rotor_actors.stores.sqlite_errors import translated
 from rotor_actors.stores.sqlite_reading import Bindings, Decoder, Pages
-
-_logger = logging.getLogger("rotor_actors")
 
 _CACHE_KIB = 64 * 1024
 _CHECKPOINT_PAGES = 4_000
@@ -99,7 +96,7 @@ class SQLiteStore:
         try:
             for connection in connections:
                 if connection is not None:
-                    _close(connection)
+                    close(connection)
         finally:
             self._lock.release()
 
@@ -216,14 +213,6 @@ class SQLiteStore:
             finally:
                 if not reader.get_autocommit():
                     reader.execute("COMMIT")
-
-
-def _close(connection: Connection) -> None:
-    """Closing checkpoints; a disk that fails here has nothing left to lose: the WAL stays and is read next time."""
-    try:
-        connection.close(True)
-    except apsw.Error as error:
-        _logger.warning("closing the store: %s: %s", type(error).__name__, error)
 
 
 def _chosen(query: RunQuery) -> tuple[str, Bindings]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import apsw
+
+_logger = logging.getLogger("rotor_actors")
 
 
 class Cursor(Protocol):
@@ -56,3 +59,11 @@ class Connection(AbstractContextManager[Any], Protocol):
 def connect(path: Path, flags: int, vfs: str | None = None) -> Connection:
     """Open a connection; see `apsw.Connection`."""
     return cast(Connection, apsw.Connection(str(path), flags=flags, vfs=vfs))
+
+
+def close(connection: Connection) -> None:
+    """Close it, whatever the disk says: closing checkpoints, and where that fails the WAL stays and is read next time."""
+    try:
+        connection.close(True)
+    except apsw.Error as error:
+        _logger.warning("closing the store: %s: %s", type(error).__name__, error)

@@ -9,7 +9,7 @@ import apsw
 
 from rotor_actors.errors import StoreCorruptedError, StoreError, StoreVersionError
 from rotor_actors.stores import schema
-from rotor_actors.stores.sqlite_connection import Connection, connect
+from rotor_actors.stores.sqlite_connection import Connection, close, connect
 
 _MAGIC = b"SQLite format 3\0"
 _PAGES_PER_STEP = 10_000
@@ -38,11 +38,11 @@ def check_format(path: Path, vfs: str | None) -> None:
         _check(connection, path)
     except (apsw.ReadOnlyError, apsw.CantOpenError):
         # It has to be recovered before it can be read (a power cut while it was created): nothing else is touched.
-        connection.close()
+        close(connection)
         connection = connect(path, apsw.SQLITE_OPEN_READWRITE, vfs)
         _check(connection, path)
     finally:
-        connection.close()
+        close(connection)
 
 
 def _check(connection: Connection, path: Path) -> None:
