@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 import logging
 import random
 from collections.abc import Callable, Coroutine
@@ -303,7 +302,7 @@ class Engine:
         Its row is its own: the entry keeps what was appended, whatever happens before it is committed. So is its
         context: what its body sets there is not for its parent to see.
         """
-        run = Run(self, copy.copy(row), parent, Phase.FRESH)
+        run = Run(self, row.copy(), parent, Phase.FRESH)
         run.workflow, run.context = workflow, None if context is None else context.copy()
         self.tree.add(run)
         if parent is None and not self._admit(run):

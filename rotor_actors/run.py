@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from functools import partial
@@ -96,7 +95,7 @@ class Run:
         return not self.row.flags & (RunFlag.RELEASED | RunFlag.WITHDRAWN)
 
     def snapshot(self) -> RunRow:
-        return copy.copy(self.row)
+        return self.row.copy()
 
     def add_cleaning(self, cancellations: Iterable[Cancellation]) -> None:
         """These are under way below; cancelling this run waits for them."""

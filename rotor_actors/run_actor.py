@@ -253,7 +253,8 @@ class RunActor:
     def _perform_effects(self) -> bool:
         """Do what the body asked for; False when the slice is used up before all of it is done."""
         todo = self._effects
-        todo.extend(self._state.take_effects())
+        if new := self._state.take_effects():
+            todo.extend(new)
         while todo:
             self._perform(todo.popleft())
             if todo and self._is_over is not None and self._is_over():

@@ -48,7 +48,7 @@ class RunTask(asyncio.Task[Any]):
     def __init__(self, coro: Coroutine[Any, Any, Any], loop: RunLoop, number: int, **options: Any) -> None:
         self.number = number  # first: asyncio puts the task into a set at once
         self.inner = coro
-        super().__init__(cast("Coroutine[Any, Any, Any]", _Guard(coro, loop)), loop=loop, **options)
+        super().__init__(_Guard(coro, loop), loop=loop, **options)
 
     def __hash__(self) -> int:
         return self.number

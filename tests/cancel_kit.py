@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-
 from collections.abc import Awaitable
 from typing import TypeVar
 
 from kit import World
-from rotor_actors import Context, Duration, ManualClock, RunInfo, Runtime, RunStatus, workflow
+
+from rotor_actors import Context, Duration, ManualClock, RunInfo, RunStatus, Runtime, workflow
 from rotor_actors.durations import seconds
 
 T = TypeVar("T")
@@ -51,9 +51,7 @@ async def branch(ctx: Context, widths: list[int]) -> None:
     if not widths:
         await ctx.step.sleep("nap", "12h")
         return
-    children = (
-        ctx.step.invoke("child", workflow=branch, data=widths[1:], timeout="24h") for _ in range(widths[0])
-    )
+    children = (ctx.step.invoke("child", workflow=branch, data=widths[1:], timeout="24h") for _ in range(widths[0]))
     await asyncio.gather(*children)
 
 
@@ -83,6 +81,11 @@ async def no_task_is_left(before: set[asyncio.Task[object]]) -> bool:
     for _ in range(3):
         await asyncio.sleep(0)
     return other_tasks() <= before
+
+
+def is_about(seconds: float, expected: float) -> bool:
+    """Times are floats with a large start."""
+    return abs(seconds - expected) < 1e-3
 
 
 async def child_ids(world: World, parent: str) -> list[str]:

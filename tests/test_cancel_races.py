@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 from cancel_kit import SlicingClock, branch, everything, no_task_is_left, other_tasks, sleeper, unfinished
 from kit import FragileStore, World
+
 from rotor_actors import CancelReport, Context, RunHandle, RunStatus, workflow
 from rotor_actors.errors import StoreError, WorkflowCancelledError
 from rotor_actors.records import Entry, RunChanged, RunCreated, RunsCancelled, flatten
@@ -121,7 +123,7 @@ async def test_cancel_before_the_first_step_of_the_body() -> None:
 
     async with World() as world:
         starting = asyncio.ensure_future(world.runtime.start(never_begun, run_id="it"))
-        while world.runtime._engine.tree.find("it") is None:  # pyright: ignore[reportPrivateUsage]
+        while world.runtime._engine.tree.find("it") is None:  # noqa: ASYNC110 # pyright: ignore[reportPrivateUsage]
             await asyncio.sleep(0)
         report = await world.runtime.cancel("it")
         await starting
@@ -330,7 +332,7 @@ async def test_a_cancellation_is_never_seen_in_part() -> None:
     async with World(wide, sleeper) as world:
         world.store.before_commit = look
         starting = asyncio.ensure_future(world.runtime.start(wide, run_id="it"))
-        while len(world.runtime._engine.tree) < 2_400:  # pyright: ignore[reportPrivateUsage]
+        while len(world.runtime._engine.tree) < 2_400:  # noqa: ASYNC110 # pyright: ignore[reportPrivateUsage]
             await asyncio.sleep(0)
         report = await world.runtime.cancel("it")
         await starting
@@ -343,7 +345,7 @@ async def grow(ctx: Context, seed: int) -> int:
     """The body of a random tree: what it does is the same on each replay."""
     chance = random.Random(seed)
     for round in range(chance.randint(1, 3)):
-        works = []
+        works: list[Awaitable[object]] = []
         for number in range(chance.randint(1, 3)):
             name = f"{round}-{number}"
             match chance.randint(0, 5 if ctx.depth < 3 else 3):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from cancel_kit import no_task_is_left, other_tasks, sleeper
 from kit import World
-from rotor_actors import Context, MemoryStore, Runtime, RunStatus, workflow
+
+from rotor_actors import Context, MemoryStore, RunStatus, Runtime, workflow
 from rotor_actors.errors import RotorError, RuntimeStateError, StepRefusedError, StoreError
 
 pytestmark = pytest.mark.asyncio
@@ -291,9 +292,10 @@ async def test_closing_in_the_midst_of_work_ends_and_loses_nothing(in_file: bool
             for _ in range(count * 3):
                 await asyncio.sleep(0)
             await runtime.__aexit__(None, None, None)
-            started = [each.run_id for each in await asyncio.gather(*starting, return_exceptions=True)
-                       if not isinstance(each, RuntimeStateError)]  # fmt: skip
+            await asyncio.wait(starting)
             await looking
+            refused = [each for each in starting if isinstance(each.exception(), RuntimeStateError)]
+            started = [each.result().run_id for each in starting if each not in refused]
             async with Runtime(store, workflows=[busy, child], drain_timeout=0) as again:
                 assert [await again.run(run_id).result() for run_id in started] == [45] * len(started)
 

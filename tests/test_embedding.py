@@ -9,14 +9,15 @@ import gc
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import uvloop
-from rotor_actors import Context, MemoryStore, Runtime, RunStatus, workflow
+
+from rotor_actors import Context, MemoryStore, RunStatus, Runtime, workflow
 from rotor_actors.errors import RunNotFoundError, StoreLockedError, WorkflowCancelledError, WorkflowFailedError
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
@@ -79,9 +80,7 @@ async def use_all_of_it(path: Path) -> None:
         with pytest.raises(WorkflowFailedError):
             await runtime.execute(failing)
         handle = await runtime.start(hanging)
-        while not await runtime.count(root=handle.run_id):
-            await asyncio.sleep(0)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # let it get somewhere; wherever that is, the rest holds
         assert (await handle.cancel()).stuck == []
         with pytest.raises(WorkflowCancelledError):
             await handle.result()
@@ -115,7 +114,12 @@ LOOPS = [on_asyncio, on_asyncio_debug, on_uvloop, on_uvloop_factory]
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What asyncio has to say of tasks and futures that were not looked after."""
     gc.collect()
-    return [record.getMessage() for record in caplog.records if record.name == "asyncio" and record.levelno >= logging.ERROR]
+    records = (record for record in caplog.records if record.name == "asyncio")
+    return [record.getMessage() for record in records if record.levelno >= logging.ERROR]
+
+
+def current_policy() -> object:
+    return asyncio.get_event_loop_policy()  # pyright: ignore[reportDeprecated]
 
 
 # Loops
@@ -131,7 +135,7 @@ def test_all_of_it_on_each_loop_without_complaints(
 
 def test_it_installs_no_signal_handlers_and_no_loop_policy(tmp_path: Path) -> None:
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    policy = asyncio.get_event_loop_policy()
+    policy = current_policy()
     inside: list[object] = []
 
     async def main() -> None:
@@ -139,12 +143,12 @@ def test_it_installs_no_signal_handlers_and_no_loop_policy(tmp_path: Path) -> No
         async with Runtime(tmp_path / "store.db", drain_timeout=0) as runtime:
             await runtime.execute(fan, 3)
             inside.append(ours == {number: signal.getsignal(number) for number in signal.valid_signals()})
-            inside.append(asyncio.get_event_loop_policy() is policy)
+            inside.append(current_policy() is policy)
 
     asyncio.run(main())
     assert inside == [True, True]
     assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
-    assert asyncio.get_event_loop_policy() is policy
+    assert current_policy() is policy
 
 
 def test_it_leaves_no_threads_behind(tmp_path: Path) -> None:
@@ -192,7 +196,7 @@ async def test_an_exit_stack(tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         one = await stack.enter_async_context(Runtime(tmp_path / "one.db", drain_timeout=0))
         other = await stack.enter_async_context(Runtime(tmp_path / "other.db", drain_timeout=0))
-        assert await asyncio.gather(one.execute(fan, 3), other.execute(fan, 4)) == [15, 30]
+        assert tuple(await asyncio.gather(one.execute(fan, 3), other.execute(fan, 4))) == (15, 30)
 
 
 @pytest.mark.asyncio
@@ -237,7 +241,7 @@ async def test_an_asgi_lifespan() -> None:
     state: dict[str, Runtime] = {}
 
     @contextlib.asynccontextmanager
-    async def lifespan() -> AsyncIterator[dict[str, Runtime]]:
+    async def lifespan() -> AsyncGenerator[dict[str, Runtime], None]:
         async with Runtime(":memory:", drain_timeout=0) as runtime:
             yield {"runtime": runtime}
 
@@ -260,10 +264,13 @@ async def test_an_asgi_lifespan() -> None:
 
 @pytest.mark.asyncio
 async def test_an_error_in_the_block_comes_through() -> None:
-    with pytest.raises(LookupError, match="the block's own"):
+    async def use() -> None:
         async with Runtime(":memory:", drain_timeout=0) as runtime:
             await runtime.start(sleeper)
             raise LookupError("the block's own")
+
+    with pytest.raises(LookupError, match="the block's own"):
+        await use()
 
 
 @pytest.mark.asyncio

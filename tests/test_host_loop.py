@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from cancel_kit import SlicingClock
 from kit import World
+
 from rotor_actors import Context, Runtime, workflow
 
 pytestmark = pytest.mark.asyncio
@@ -88,13 +89,13 @@ async def test_a_host_callback_is_called_often_while_a_wide_tree_is_cancelled() 
 async def test_a_body_that_never_rests_does_not_stop_the_host() -> None:
     @workflow(id="spinning")
     async def spinning(ctx: Context) -> None:
-        while True:
+        while True:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     async with World(clock=SlicingClock()) as world:
         handle = await world.runtime.start(spinning)
         with Passes(world.runtime) as passes:
-            while len(passes.entries) < 100:
+            while len(passes.entries) < 100:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             report = await handle.cancel()
         assert report.cancelled == [handle.run_id]
@@ -103,7 +104,7 @@ async def test_a_body_that_never_rests_does_not_stop_the_host() -> None:
 async def test_other_runs_go_on_beside_a_body_that_never_rests() -> None:
     @workflow(id="spinning")
     async def spinning(ctx: Context) -> None:
-        while True:
+        while True:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     async with World(clock=SlicingClock()) as world:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -51,7 +50,7 @@ class MemoryStore:
                 case RunCreated():
                     self._create(entry.run)
                 case RunChanged():
-                    self._runs[entry.run.n] = copy.copy(entry.run)
+                    self._runs[entry.run.n] = entry.run.copy()
                 case StepRecorded():
                     self._steps[entry.step.n].append(entry.step)
                 case RunsCancelled():
@@ -68,7 +67,7 @@ class MemoryStore:
                 raise StoreError(f"run id {run_id} is in the store already")
 
     def _create(self, run: RunRow) -> None:
-        self._runs[run.n] = copy.copy(run)
+        self._runs[run.n] = run.copy()
         self._by_id[run.run_id] = run.n
         if run.parent_n is not None:
             self._children[run.parent_n].append(run.n)
@@ -86,7 +85,7 @@ class MemoryStore:
 
     def live_runs(self) -> list[LiveRun]:
         return [
-            LiveRun(copy.copy(run), newest_seq(self.steps(n), (child.end_seq for child in self._children_of(n))))
+            LiveRun(run.copy(), newest_seq(self.steps(n), (child.end_seq for child in self._children_of(n))))
             for n, run in self._runs.items()
             if not run.status.is_terminal
         ]
@@ -99,10 +98,10 @@ class MemoryStore:
 
     def find(self, run_id: str) -> RunRow | None:
         n = self._by_id.get(run_id)
-        return None if n is None else copy.copy(self._runs[n])
+        return None if n is None else self._runs[n].copy()
 
     def list_runs(self, query: RunQuery) -> list[RunRow]:
-        found = (copy.copy(run) for run in reversed(self._runs.values()) if _matches(run, query))
+        found = (run.copy() for run in reversed(self._runs.values()) if _matches(run, query))
         return [run for _, run in zip(range(query.limit), found, strict=False)]
 
     def count_by_status(self, root_n: int | None) -> dict[RunStatus, int]:
