@@ -60,10 +60,12 @@ class Context:
 
     @property
     def event(self) -> Event:
+        """What started the run: its name, its data, and when."""
         return self._event()
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """The logger `rotor_actors.workflow`, with the run's fields as `extra`; silent on replay."""
         if self._logger is None:
             fields = {
                 "run_id": self.run_id,

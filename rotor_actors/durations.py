@@ -12,6 +12,7 @@ from rotor_actors.errors import DurationError
 __all__ = ["Duration", "humanize", "seconds"]
 
 Duration = str | int | float | timedelta
+"""`"500ms"`, `"90s"`, `"5m"`, `"1h30m"`, `"7d"`, a `timedelta`, or a number of seconds."""
 
 # Units from large to small, each at most once; "m" must not eat the first letter of "ms".
 _NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"

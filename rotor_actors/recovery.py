@@ -40,8 +40,10 @@ class Recovery:
             self._place(found)
         self._set_aside_damaged(live)
         to_replay = [found for found in live if self._is_under_way(found)]
+        recovered = {found.row.n for found in to_replay}
         for found in live:
-            self._arm(found)
+            if found.row.n not in recovered:
+                self._arm(found)
         self._replay([run for found in to_replay if (run := self._engine.tree.get(found.row.n)) is not None])
         self._engine.admit_held()
         self._report(live, to_replay)
@@ -72,9 +74,11 @@ class Recovery:
     def _is_under_way(self, found: LiveRun) -> bool:
         row = found.row
         run = self._engine.tree.get(row.n)
-        if run is None or run.phase is not Phase.STORED or row.attempt_at is None:
+        if run is None or run.phase is not Phase.STORED:
             return False
-        return not row.rest_seq or found.newest_seq > row.rest_seq
+        if row.wake_at is not None and row.wake_at <= self._engine.now():
+            return True  # what it does on waking may be what ended the process
+        return row.attempt_at is not None and (not row.rest_seq or found.newest_seq > row.rest_seq)
 
     def _arm(self, found: LiveRun) -> None:
         run = self._engine.tree.get(found.row.n)

@@ -68,6 +68,17 @@ class Runtime:
         StoreLockedError, StoreVersionError, StoreCorruptedError, StoreError: the store cannot be used, and why.
 
     It installs no signal handlers and no loop policy, and knows nothing of other runtimes in the process.
+
+    Example:
+        >>> from rotor_actors import Context, Runtime, workflow
+        >>> @workflow(id="greet")
+        ... async def greet(ctx: Context, name: str) -> str:
+        ...     return f"hello {name}"
+        >>> async def main() -> str:
+        ...     async with Runtime(":memory:") as runtime:
+        ...         return await runtime.execute(greet, "you")
+        >>> asyncio.run(main())
+        'hello you'
     """
 
     def __init__(

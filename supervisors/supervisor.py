@@ -43,6 +43,16 @@ class Supervisor:
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, negative, or not finite.
+
+    Example:
+        >>> async def poll() -> None:
+        ...     await asyncio.sleep(3600)
+        >>> async def main() -> str:
+        ...     async with Supervisor() as supervisor:
+        ...         await supervisor.start_child(ChildSpec("poller", poll))
+        ...         return supervisor.which_children()[0].state.value
+        >>> asyncio.run(main())
+        'running'
     """
 
     def __init__(

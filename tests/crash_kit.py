@@ -15,7 +15,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import msgspec
 
@@ -111,11 +111,16 @@ class VirtualClock:
     async def sleep_until(self, when: float) -> None:
         if when > self.time:
             woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            timer = self.call_at(when, lambda: woken.done() or woken.set_result(None))
+            timer = self.call_at(when, partial(_wake, woken))
             try:
                 await woken
             finally:
                 timer.cancel()
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
 
 
 class _Timer:

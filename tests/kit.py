@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, overload
 
 from rotor_actors import Duration, ManualClock, MemoryStore, RunHandle, Runtime, Workflow
 from rotor_actors.errors import StoreError
@@ -126,9 +126,15 @@ class World:
         """Let all that is under way come to rest, without moving the clock."""
         await self.clock.advance(0)
 
-    async def result(self, run: RunHandle[T] | str, within: Duration = "30d") -> T:
+    @overload
+    async def result(self, run: RunHandle[T], within: Duration = ...) -> T: ...
+
+    @overload
+    async def result(self, run: str, within: Duration = ...) -> Any: ...
+
+    async def result(self, run: RunHandle[Any] | str, within: Duration = "30d") -> Any:
         """The result of a run, moving the clock only as far as it takes, and by no more than `within`."""
-        handle: RunHandle[T] = self.runtime.run(run) if isinstance(run, str) else run
+        handle = self.runtime.run(run) if isinstance(run, str) else run
         return await self.wait(handle.result(), within)
 
     async def wait(self, work: Awaitable[T], within: Duration = "30d") -> T:
@@ -177,8 +183,3 @@ async def _outcome(world: World, workflow: Workflow[Any, T], data: Any, run_id: 
         return await world.execute(workflow, data, run_id=run_id)
     except Exception as error:
         return error
-
-
-def names(steps: Iterable[str]) -> str:
-    """A compact trace for assertions: `names(["a", "b"]) == "a b"`."""
-    return " ".join(steps)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from typing import Any, cast
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
@@ -13,7 +14,7 @@ from crash_kit import ActError, Body, Play
 
 from rotor_actors import RetryPolicy
 
-Op = Callable[[Play], Awaitable[None]]
+Op = Callable[[Play], Coroutine[Any, Any, None]]
 Ended = (Exception, asyncio.CancelledError)
 
 
@@ -35,22 +36,26 @@ def random_body(seed: int, *, size: int = 3) -> Body:
     return body
 
 
+def _members(group: BaseException) -> tuple[BaseException, ...]:
+    return cast("BaseExceptionGroup[BaseException]", group).exceptions
+
+
 def _named(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return f"{type(error).__name__}[{' '.join(_named(each) for each in error.exceptions)}]"
+        return f"{type(error).__name__}[{' '.join(map(_named, _members(error)))}]"
     return f"{type(error).__name__}({error})" if isinstance(error, ActError) else type(error).__name__
 
 
 def _is_fatal(error: BaseException) -> bool:
     """The one failure that shall end the attempt."""
     if isinstance(error, BaseExceptionGroup):
-        return any(_is_fatal(each) for each in error.exceptions)
+        return any(map(_is_fatal, _members(error)))
     return isinstance(error, ActError) and str(error) == "fatal"
 
 
-async def _noted(play: Play, name: str, op: Awaitable[object]) -> None:
+async def _noted(play: Play, name: str, op: Callable[[], Awaitable[object]]) -> None:
     try:
-        value = await op
+        value = await op()
     except Ended as end:
         play.saw(f"{name} !{_named(end)}")
         raise
@@ -87,37 +92,37 @@ class _Maker:
 
     def _act(self, name: str) -> Op:
         takes = self.span()
-        return lambda play: _noted(play, name, play.act(name, takes))
+        return lambda play: _noted(play, name, lambda: play.act(name, takes))
 
     def _failing_act(self, name: str) -> Op:
         takes = self.span()
-        return lambda play: _noted(play, name, play.act(name, takes, error=name))
+        return lambda play: _noted(play, name, lambda: play.act(name, takes, error=name))
 
     def _retried_act(self, name: str) -> Op:
         policy = RetryPolicy(self.rng.randint(1, 2), initial=self.span(), jitter=False)
-        return lambda play: _noted(play, name, play.act(name, error=name, retries=policy))
+        return lambda play: _noted(play, name, lambda: play.act(name, error=name, retries=policy))
 
     def _flaky_act(self, name: str) -> Op:
         takes, is_fatal = self.span(), self.rng.random() < 0.2
         return lambda play: _noted(
-            play, name, play.act(name, takes, error="fatal" if is_fatal and play.ctx.attempt == 1 else "")
+            play, name, lambda: play.act(name, takes, error="fatal" if is_fatal and play.ctx.attempt == 1 else "")
         )
 
     def _child(self, name: str) -> Op:
         parts = [self.span() for _ in range(self.rng.randint(1, 3))]
         fails, timeout = self.rng.random() < 0.2, self.span(12.0)
-        return lambda play: _noted(play, name, play.child(name, *parts, fails=fails, timeout=timeout))
+        return lambda play: _noted(play, name, lambda: play.child(name, *parts, fails=fails, timeout=timeout))
 
     def _sleep(self, name: str) -> Op:
         span = self.span()
-        return lambda play: _noted(play, name, asyncio.sleep(span))
+        return lambda play: _noted(play, name, lambda: asyncio.sleep(span))
 
     def _durable_sleep(self, name: str) -> Op:
         span = self.span()
-        return lambda play: _noted(play, name, play.step.sleep(name, span))
+        return lambda play: _noted(play, name, lambda: play.step.sleep(name, span))
 
     def _yield(self, name: str) -> Op:
-        return lambda play: _noted(play, name, asyncio.sleep(0))
+        return lambda play: _noted(play, name, lambda: asyncio.sleep(0))
 
     # Nodes
 
@@ -141,7 +146,7 @@ class _Maker:
         async def run(play: Play) -> None:
             async with asyncio.TaskGroup() as group:
                 for op in ops[1:]:
-                    group.create_task(_as_coroutine(op, play))
+                    group.create_task(op(play))
                 await ops[0](play)
             play.saw(name)
 
@@ -205,7 +210,7 @@ class _Maker:
         limit, wanted = self.rng.choice([None, self.span(8.0)]), self.rng.randint(1, len(ops))
 
         async def run(play: Play) -> None:
-            tasks = [_as_coroutine(op, play) for op in ops]
+            tasks = [op(play) for op in ops]
             try:
                 for number, done in enumerate(asyncio.as_completed(tasks, timeout=limit)):
                     try:
@@ -310,7 +315,7 @@ class _Maker:
                     await op(play)
             finally:
                 play.saw(f"{name} tidies")
-                await _noted(play, f"{name}-tidy", play.act(f"{name}-tidy", takes))
+                await _noted(play, f"{name}-tidy", lambda: play.act(f"{name}-tidy", takes))
 
         return run
 
@@ -330,15 +335,15 @@ class _Maker:
         wanted, takes = self.rng.randint(1, len(ops)), self.span(1.0)
 
         async def run(play: Play) -> None:
-            async def each() -> object:
+            async def each() -> AsyncIterator[int]:
                 try:
                     for number, op in enumerate(ops, start=1):
                         await op(play)
                         yield number
                 finally:
-                    await _noted(play, f"{name}-close", play.act(f"{name}-close", takes))
+                    await _noted(play, f"{name}-close", lambda: play.act(f"{name}-close", takes))
 
-            async for number in each():  # type: ignore[attr-defined]
+            async for number in each():
                 if number == wanted:
                     break
             play.saw(f"{name} broke off")
@@ -436,12 +441,8 @@ class _Maker:
         return run
 
 
-async def _as_coroutine(op: Op, play: Play) -> None:
-    await op(play)
-
-
-def _look_at(tasks: object) -> None:
+def _look_at(tasks: Iterable[asyncio.Task[None]]) -> None:
     """So that asyncio does not complain about exceptions that nobody looked at."""
-    for task in tasks:  # type: ignore[attr-defined]
+    for task in tasks:
         if not task.cancelled():
             task.exception()

@@ -7,7 +7,7 @@ import contextvars
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -51,7 +51,10 @@ async def test_a_run_id_is_a_uuid_unless_it_was_chosen(world: World) -> None:
     async def who(ctx: Context) -> str:
         return ctx.run_id
 
-    assert UUID(await world.execute(who))
+    handle = await world.runtime.start(who)
+    run_id = await world.result(handle)
+    assert run_id == handle.run_id
+    assert UUID(run_id).version == 7
     assert await world.execute(who, run_id="mine") == "mine"
 
 
@@ -83,7 +86,7 @@ async def test_the_event_of_a_run_carries_its_data_as_the_workflow_types_it(worl
 
     handle = await world.runtime.start(on_order, Order("tea"))
     await world.result(handle)
-    at = datetime.fromtimestamp(world.clock.now(), timezone.utc)
+    at = datetime.fromtimestamp(world.clock.now(), UTC)
     assert seen == [Event("order.placed", Order("tea"), handle.run_id, at)]
 
 
@@ -145,7 +148,7 @@ async def test_now_is_the_time_of_what_the_run_answers_to_and_the_same_on_replay
         await ctx.step.sleep("the crash comes here", "1h")
 
     async with World(clock) as world:
-        began = datetime.fromtimestamp(world.clock.now(), timezone.utc)
+        began = datetime.fromtimestamp(world.clock.now(), UTC)
         handle = await world.runtime.start(clock)
         await world.clock.advance("90m")
         await world.reopen()
@@ -212,8 +215,10 @@ async def test_a_run_that_cancels_itself_is_cancelled_and_not_failed(world: Worl
 
     @workflow(id="quitter")
     async def quitter(ctx: Context) -> None:
-        await ctx.cancel("no wish to go on")
-        after.append("not reached")
+        try:
+            await ctx.cancel("no wish to go on")
+        finally:
+            after.append("cleaned up")
 
     handle = await world.runtime.start(quitter)
     with pytest.raises(WorkflowCancelledError, match="no wish to go on") as caught:
@@ -221,7 +226,7 @@ async def test_a_run_that_cancels_itself_is_cancelled_and_not_failed(world: Worl
     assert caught.value.reason == "no wish to go on"
     info = await handle.info()
     assert (info.status, info.reason, info.attempt) == (RunStatus.CANCELLED, "no wish to go on", 1)
-    assert after == []
+    assert after == ["cleaned up"]
 
 
 async def test_a_run_that_cancels_itself_takes_its_children_with_it_and_cleans_up(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -151,7 +151,7 @@ async def test_count_of_one_tree(world: World) -> None:
 
 
 async def test_the_info_of_a_completed_run(world: World) -> None:
-    began = datetime.fromtimestamp(world.clock.now(), timezone.utc)
+    began = datetime.fromtimestamp(world.clock.now(), UTC)
     await world.execute(slow, "2h", run_id="s", headers={"trace": "1"})
     info = await world.runtime.info("s")
     assert (info.run_id, info.workflow_id, info.status, info.attempt) == ("s", "slow", RunStatus.COMPLETED, 1)
@@ -228,7 +228,7 @@ async def test_steps_are_listed_in_the_order_of_their_outcomes(world: World) -> 
     def fail() -> None:
         raise ValueError("three")
 
-    began = datetime.fromtimestamp(world.clock.now(), timezone.utc)
+    began = datetime.fromtimestamp(world.clock.now(), UTC)
     handle = await world.runtime.start(w)
     await world.result(handle)
     steps = await world.runtime.steps(handle.run_id)

@@ -265,17 +265,16 @@ async def test_a_failure_that_nobody_catches_fails_the_parent_once_its_retries_a
 async def test_a_cancelled_child_raises_an_ordinary_exception_in_a_parent_that_is_not_cancelled(world: World) -> None:
     @workflow(id="parent")
     async def parent(ctx: Context) -> list[str]:
-        try:
+        with pytest.raises(WorkflowCancelledError) as caught:
             await ctx.step.invoke("s", workflow=slow, data="1h", timeout="2h")
-        except Exception as error:
-            assert isinstance(error, WorkflowCancelledError)
-            assert not isinstance(error, asyncio.CancelledError)
-            task = asyncio.current_task()
-            assert task is not None
-            assert task.cancelling() == 0
-            await ctx.step.sleep("still alive", "1m")
-            return [error.run_id, error.workflow_id, error.reason]
-        raise AssertionError
+        error: BaseException = caught.value
+        assert isinstance(error, Exception)
+        assert not isinstance(error, asyncio.CancelledError)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        await ctx.step.sleep("still alive", "1m")
+        return [caught.value.run_id, caught.value.workflow_id, caught.value.reason]
 
     handle = await world.runtime.start(parent)
     await world.clock.advance("10m")
@@ -885,7 +884,7 @@ async def test_a_run_id_in_use_is_refused_and_stays_refused_on_each_attempt(worl
 
     @workflow(id="parent", retries=1)
     async def parent(ctx: Context) -> str:
-        with pytest.raises(RunExistsError, match="'s' cannot spawn a run with the id 'order-7'.*choose one") as caught:
+        with pytest.raises(RunExistsError, match=r"'s' cannot spawn a run with the id 'order-7'.*choose one") as caught:
             await ctx.step.invoke("s", workflow=slow, data="1h", timeout="2h", run_id="order-7")
         seen.append(str(caught.value))
         if ctx.attempt == 1:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -206,8 +206,7 @@ async def test_what_keeps_a_child_from_being_spawned_is_raised(world: World) -> 
         with pytest.raises(RunExistsError):
             await ctx.invoke("g", workflow=greet, body="you", workflow_run_id="taken")
         with pytest.raises(PayloadError):
-            wrong: Any = 3
-            await ctx.invoke("g", workflow=greet, body=wrong)
+            await ctx.invoke("g", workflow=greet, body=cast("str", 3))
         with pytest.raises(DurationError, match="timeout="):
             await ctx.invoke("g", workflow=greet, body="you", timeout="25h")
         with pytest.raises(DurationError, match="retry_delay="):
@@ -236,11 +235,11 @@ async def test_outcomes_are_memoized_equal_whatever_they_are(world: World) -> No
 
     @workflow(id="parent", retries=1)
     async def parent(ctx: Context) -> None:
-        invokes = [
+        invokes: list[Coroutine[Any, Any, InvokeOutcome[Any]]] = [
             ctx.invoke("g", workflow=greet, body="you"), ctx.invoke("b", workflow=broken, body=None, retries=0),
             ctx.invoke("q", workflow=quits, body=None), ctx.invoke("s", workflow=slow, body="2h", timeout="1h"),
         ]  # fmt: skip
-        seen.append(await asyncio.gather(*invokes))
+        seen.append([await invoke for invoke in invokes])
         if ctx.attempt == 1:
             raise RuntimeError("once more")
 

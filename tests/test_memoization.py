@@ -70,7 +70,7 @@ async def other(ctx: Context, duration: str) -> str:
 async def test_a_key_counts_the_uses_of_an_id(world: World, effects: Effects) -> None:
     @workflow(id="loop", retries=SOON)
     async def loop(ctx: Context) -> list[str]:
-        found = [await ctx.step.run("page", effects.note, f"p{n}") for n in range(3)]
+        found = [await ctx.step.run("page", effects.note, name) for name in ("p0", "p1", "p2")]
         if ctx.attempt == 1:
             raise RuntimeError("once more")
         return found
@@ -400,9 +400,8 @@ async def test_a_step_in_flight_when_its_attempt_ends_is_interrupted_and_runs_ag
 
     @workflow(id="w", retries=SOON)
     async def w(ctx: Context) -> list[str]:
-        return await asyncio.gather(
-            ctx.step.run("long", for_ever_at_first), ctx.step.run("f", effects.fail_once, "f")
-        )
+        waits = [ctx.step.run("long", for_ever_at_first), ctx.step.run("f", effects.fail_once, "f")]
+        return await asyncio.gather(*waits)
 
     assert await world.execute(w) == ["long 2", "f 2"]
 
@@ -429,7 +428,8 @@ async def a_run(ctx: Context) -> object:
 
 
 async def a_sleep(ctx: Context) -> object:
-    return await ctx.step.sleep("x", "1s")
+    await ctx.step.sleep("x", "1s")
+    return None
 
 
 async def an_invoke(ctx: Context) -> object:
@@ -440,7 +440,7 @@ async def another_invoke(ctx: Context) -> object:
     return await ctx.step.invoke("x", workflow=slow, data="1s", timeout="1h")
 
 
-NAMES = {
+NAMES: dict[Callable[[Context], Any], str] = {
     a_run: "a run step", a_sleep: "a sleep", an_invoke: "an invoke of workflow 'other'",
     another_invoke: "an invoke of workflow 'slow'",
 }  # fmt: skip
@@ -468,8 +468,8 @@ async def test_another_kind_or_target_under_a_recorded_key_is_refused_with_both_
         await world.clock.advance("10m")
         acts[0] = after
         if how == "crash":
-            await world.reopen()
-        message = await world.result(handle.run_id)
+            handle = (await world.reopen()).run(handle.run_id)
+        message: str = await world.result(handle)
         assert f"run {handle.run_id} of workflow 'w': step 'x' (use 0)" in message
         assert f"{NAMES[after]} in the code, but the journal recorded {NAMES[before]} under the same key" in message
         assert "another id" in message
@@ -528,6 +528,7 @@ async def deployed(before: Workflow[Any, Any], after: Workflow[Any, Any], **opti
         handle = await world.runtime.start(before)
         await world.clock.advance("10m")
         await world.reopen(after, **options)
+        result: Any
         try:
             result = await world.result(handle.run_id)
         except WorkflowFailedError as error:
@@ -591,7 +592,9 @@ async def test_an_invoke_that_was_dropped_is_named_when_strict(effects: Effects)
         handle = await world.runtime.start(before)
         await world.clock.advance("10m")
         await world.reopen(after, other, strict_replay=True)
-        with pytest.raises(WorkflowFailedError, match="outcome of an invoke of workflow 'other', which the code did not"):
+        with pytest.raises(
+            WorkflowFailedError, match="outcome of an invoke of workflow 'other', which the code did not"
+        ):
             await world.result(handle.run_id)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
@@ -98,8 +98,33 @@ async def test_native_task_group_in_a_cancelled_anyio_scope_comes_to_rest() -> N
         play.saw("moved on")
 
     report = await asyncio.wait_for(survives_every_crash(body), 20)
-    assert isinstance(report.end, list)
-    assert report.end[-1].endswith("moved on")
+    assert cast("list[str]", report.end)[-1].endswith("moved on")
+
+
+async def test_wait_that_catches_each_anyio_cancellation_comes_to_rest() -> None:
+    """`Condition.wait` tries for its lock again after each cancellation: on an ordinary loop that spins until the lock
+    is free; here it must rest, for what frees the lock is the next message."""
+
+    async def body(play: Play) -> None:
+        changed = asyncio.Condition()
+
+        async def waiter() -> None:
+            async with changed:
+                await changed.wait()
+
+        async def holder() -> None:
+            with anyio.CancelScope(shield=True):
+                async with changed:
+                    play.saw(await play.act("long", 5.0))
+
+        with anyio.move_on_after(1.0):
+            async with anyio.create_task_group() as group:
+                group.start_soon(waiter)
+                group.start_soon(holder)
+        play.saw("moved on")
+
+    report = await asyncio.wait_for(survives_every_crash(body), 20)
+    assert report.end == ["5.0000 did long", "5.0000 moved on"]
 
 
 async def test_body_that_spins_does_not_starve_the_host_and_can_be_cancelled() -> None:
@@ -232,7 +257,9 @@ async def _wait_in_a_scope(foreign: asyncio.Future[None]) -> None:
 
 
 @pytest.mark.parametrize("use", [_await_it, _gather_it, _wait_in_a_scope])
-async def test_future_of_the_hosts_loop_is_refused_by_name(use: Callable[[asyncio.Future[None]], Awaitable[None]]) -> None:
+async def test_future_of_the_hosts_loop_is_refused_by_name(
+    use: Callable[[asyncio.Future[None]], Awaitable[None]],
+) -> None:
     foreign: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @workflow(id="impatient")
@@ -240,7 +267,7 @@ async def test_future_of_the_hosts_loop_is_refused_by_name(use: Callable[[asynci
         await use(foreign)
 
     async with Runtime(MemoryStore()) as runtime:
-        with pytest.raises(WorkflowFailedError, match="EffectOutsideStepError.*another event loop"):
+        with pytest.raises(WorkflowFailedError, match=r"EffectOutsideStepError.*another event loop"):
             await asyncio.wait_for(runtime.execute(impatient), 10)
     foreign.set_result(None)
     await foreign  # still usable by its own loop
@@ -377,5 +404,3 @@ async def test_cancelling_a_run_interrupts_everything_in_its_body() -> None:
         with pytest.raises(WorkflowCancelledError):
             await handle.result()
     assert sorted(ended) == ["a", "b", "c", "d"]
-
-

@@ -204,7 +204,9 @@ def test_another_kind_or_target_under_a_recorded_key_is_refused(
     if recorded == asked:
         ask(state, "a", *asked)
     else:
-        with pytest.raises(NonDeterminismError, match=r"run r of workflow 'w': step 'a' \(use 0\) is an? .*recorded an? "):
+        with pytest.raises(
+            NonDeterminismError, match=r"run r of workflow 'w': step 'a' \(use 0\) is an? .*recorded an? "
+        ):
             ask(state, "a", *asked)
         assert state.take_effects() == []
 
@@ -275,9 +277,8 @@ def test_an_outcome_of_record_that_was_withdrawn_since_changes_nothing() -> None
     state = replaying([ended(A)])
     ask(state, "a")
     state.withdraw(A)
-    message = state.next_recorded(0)
-    assert message == ended(A)
-    state.apply(message)
+    assert state.next_recorded(0) == ended(A)
+    state.apply(ended(A))
     assert state.take_effects() == []
     assert state.next_recorded(0) is None
 
@@ -286,9 +287,7 @@ def test_an_outcome_of_record_that_was_withdrawn_since_changes_nothing() -> None
 
 
 def test_an_inherited_child_whose_end_is_next_in_the_record_answers_later_and_the_run_has_not_diverged() -> None:
-    state = replaying(
-        [ended(A, 1), ended(B, 2)], recorded={A: known(Kind.INVOKE, "w")}, inherited=[A], strict=True
-    )
+    state = replaying([ended(A, 1), ended(B, 2)], recorded={A: known(Kind.INVOKE, "w")}, inherited=[A], strict=True)
     ask(state, "b")
     assert state.next_recorded(0) == ended(B, 2)
     assert isinstance(ask(state, "a", Kind.INVOKE, "w"), StepEnded)

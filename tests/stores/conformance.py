@@ -8,6 +8,7 @@ class TestMyStore(StoreConformance):
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -73,10 +74,10 @@ def a_step(n: int, seq: int, **fields: object) -> StepRow:
 
 def changed(run: RunRow, **fields: object) -> RunRow:
     """`run` with other values, as a snapshot of its own."""
-    copy = run.__copy__()
+    snapshot = copy.copy(run)
     for name, value in fields.items():
-        setattr(copy, name, value)
-    return copy
+        setattr(snapshot, name, value)
+    return snapshot
 
 
 def ended(run: RunRow, seq: int, status: RunStatus = RunStatus.COMPLETED) -> RunChanged:
@@ -255,7 +256,11 @@ class StoreConformance:
         entries: list[Entry] = [RunCreated(top, 1)]
         for n in range(2, 7_000):
             child = a_child(n, top, input=str(n).encode())
-            entries += [RunCreated(child, 3 * n), StepRecorded(a_step(n, 3 * n + 1), 3 * n + 1), ended(child, 3 * n + 2)]
+            entries += [
+                RunCreated(child, 3 * n),
+                StepRecorded(a_step(n, 3 * n + 1), 3 * n + 1),
+                ended(child, 3 * n + 2),
+            ]
         store.commit(entries)
         assert store.count_by_status(1) == {RunStatus.RUNNING: 1, RunStatus.COMPLETED: 6_998}
         history = store.histories([1])[1]
@@ -347,7 +352,9 @@ class StoreConformance:
         children = [a_child(n, by_child) for n in (4, 5, 6)]
         below = a_child(7, children[2])
         store.commit([RunCreated(run, run.n) for run in (by_step, by_child, untouched, *children, below)])
-        store.commit([StepRecorded(a_step(1, 20), 20), StepRecorded(a_step(1, 21), 21), StepRecorded(a_step(2, 22), 22)])
+        store.commit(
+            [StepRecorded(a_step(1, 20), 20), StepRecorded(a_step(1, 21), 21), StepRecorded(a_step(2, 22), 22)]
+        )
         store.commit([ended(children[1], 24), RunsCancelled([4], 1.0, None, seq=23), ended(below, 25)])
         assert {live.row.n: live.newest_seq for live in store.live_runs()} == {1: 21, 2: 24, 3: 0, 6: 25}
 

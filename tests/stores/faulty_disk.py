@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,7 +41,7 @@ class _File(apsw.VFSFile):
             raise apsw.FullError("no space left on device")
         if self._disk.fault == "write":
             raise apsw.IOError("write failed")
-        super().xWrite(data, offset)
+        super().xWrite(data, offset)  # pyright: ignore[reportUnknownMemberType]
 
     def xSync(self, flags: int) -> None:
         self._disk.on_sync()
@@ -51,7 +51,7 @@ class _File(apsw.VFSFile):
 
 
 @contextmanager
-def faulty_disk() -> Iterator[FaultyDisk]:
+def faulty_disk() -> Generator[FaultyDisk]:
     """A disk, registered with SQLite for as long as it is needed."""
     disk = FaultyDisk()
     yield disk

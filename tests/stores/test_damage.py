@@ -14,6 +14,7 @@ from rotor_actors import Context, RunHandle, RunStatus, Runtime, SQLiteStore, wo
 from rotor_actors.errors import StoreCorruptedError, WorkflowFailedError
 from rotor_actors.records import RunCreated, RunFlag, StepRecorded
 from rotor_actors.stores.base import RunQuery
+from rotor_actors.stores.sqlite_connection import connect
 
 pytestmark = pytest.mark.asyncio
 
@@ -92,7 +93,7 @@ async def test_the_damaged_result_of_a_child_is_not_read_as_its_parents_memo(pat
     "change", ["status = 'lost'", "run_id = CAST(x'ff80' AS TEXT)", "workflow_id = CAST(x'ff' AS TEXT)"]
 )
 async def test_a_row_that_makes_no_sense_is_damage(path: Path, store: SQLiteStore, change: str) -> None:
-    connection = apsw.Connection(str(path))
+    connection = connect(path, apsw.SQLITE_OPEN_READWRITE)
     connection.execute(f"UPDATE runs SET {change} WHERE n = 1")
     connection.close()
     store.open()
@@ -144,7 +145,7 @@ async def test_nothing_is_replayed_from_damage_and_the_other_run_goes_on(
     async with Runtime(path, drain_timeout=0) as runtime:
         for letter in "AB":
             await runtime.start(parent, INPUT + letter, run_id=letter)
-        while called.count("waiting A") + called.count("waiting B") < 2:
+        while called.count("waiting A") + called.count("waiting B") < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
     called.clear()
     is_open.append(True)

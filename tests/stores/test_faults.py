@@ -29,6 +29,11 @@ async def small(ctx: Context, i: int) -> int:
     return await ctx.step.run("work", work, i)
 
 
+@workflow(id="sleepy")
+async def sleepy(ctx: Context) -> None:
+    await ctx.step.sleep("long", "1h")
+
+
 @workflow(id="wide")
 async def wide(ctx: Context, n: int) -> int:
     ends = [ctx.step.invoke(f"child {i}", workflow=small, data=i, timeout="1h") for i in range(n)]
@@ -139,11 +144,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of two megabytes."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False)  # noqa: S607
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    mounted = subprocess.run(command, capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("mounting is not permitted")
     yield place
-    subprocess.run(["umount", str(place)], check=True)  # noqa: S607
+    subprocess.run(["umount", str(place)], check=True)
 
 
 async def test_a_file_system_that_is_really_full(small_disk: Path) -> None:
@@ -173,10 +179,11 @@ async def test_a_failed_commit_stops_the_runtime_and_reopening_reads_the_file_ag
     path = tmp_path / "rotor.db"
     async with Runtime(SQLiteStore(path, vfs=disk.name)) as runtime:
         await runtime.execute(small, 1, run_id="first")
+        late = asyncio.ensure_future((await runtime.start(sleepy, run_id="sleepy")).result())
         waiting = [asyncio.ensure_future(runtime.execute(small, i, run_id=f"waiting {i}")) for i in range(10, 15)]
-        late = asyncio.ensure_future(runtime.run("waiting 10").result())
         disk.fault = fault
-        outcomes = await asyncio.wait_for(asyncio.gather(*waiting, late, return_exceptions=True), 5)
+        outcomes: list[object] = [*await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)]
+        outcomes += await asyncio.wait_for(asyncio.gather(late, return_exceptions=True), 5)
         assert all(isinstance(outcome, StoreError) for outcome in outcomes), outcomes
         effects = list(done)
         for use in (runtime.start(small, 2), runtime.info("first"), runtime.runs(), runtime.backup(tmp_path / "copy")):
@@ -200,7 +207,7 @@ async def test_a_store_that_raises_something_unknown_stops_the_runtime(tmp_path:
         def commit(entries: object) -> None:
             raise ZeroDivisionError("a bug of ours")
 
-        store.commit = commit  # type: ignore[method-assign,assignment]  # pyright: ignore[reportAttributeAccessIssue]
+        store.commit = commit  # type: ignore[method-assign]
         with pytest.raises(StoreError, match="ZeroDivisionError: a bug of ours"):
             await asyncio.wait_for(runtime.start(small, 2), 5)
     assert done == [1]

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -18,6 +19,9 @@ from rotor_actors import SQLiteStore
 from rotor_actors.errors import StoreCorruptedError, StoreError, StoreLockedError, StoreVersionError
 from rotor_actors.records import Entry, RunCreated, StepRecorded
 from rotor_actors.stores.base import RunQuery
+from rotor_actors.stores.sqlite_connection import connect
+
+READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 
 
 class TestSQLiteStore(StoreConformance):
@@ -41,9 +45,9 @@ def store(path: Path) -> Iterator[SQLiteStore]:
 
 def sql(path: Path, statement: str) -> list[tuple[object, ...]]:
     """Execute SQL on a file, as another program would."""
-    connection = apsw.Connection(str(path))
+    connection = connect(path, READ_WRITE)
     try:
-        return list(connection.execute(statement))
+        return connection.execute(statement).fetchall()
     finally:
         connection.close()
 
@@ -83,7 +87,7 @@ def test_a_log_that_a_reader_has_kept_from_shrinking_is_emptied(
     monkeypatch.setattr("rotor_actors.stores.sqlite._LARGEST_WAL", 100_000)
     monkeypatch.setattr("rotor_actors.stores.sqlite._COMMITS_PER_LOOK", 2)
     wal = path.with_name(path.name + "-wal")
-    reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    reader = connect(path, apsw.SQLITE_OPEN_READONLY)
     reader.execute("BEGIN")
     assert reader.execute("SELECT count(*) FROM runs").get == 0
     for n in range(1, 5):  # a long read of another program blocks nobody
@@ -108,10 +112,13 @@ def test_compacting_gives_back_disk_space(store: SQLiteStore, path: Path) -> Non
 
 def test_a_commit_is_one_statement(store: SQLiteStore) -> None:
     """Each further one has to wait for the interpreter's lock, beside a busy event loop."""
-    writer = store._writer  # pyright: ignore[reportPrivateUsage]
-    assert isinstance(writer, apsw.Connection)
+    writer: Any = store._writer  # pyright: ignore[reportPrivateUsage]
     statements: list[str] = []
-    writer.set_profile(lambda statement, _: statements.append(statement))
+
+    def note(statement: str, nanoseconds: int) -> None:
+        statements.append(statement)
+
+    writer.set_profile(note)
     top = a_run(1)
     entries: list[Entry] = [RunCreated(top, 1)]
     entries += [RunCreated(a_child(n, top), n) for n in range(2, 2_000)]
@@ -124,19 +131,19 @@ def test_a_commit_is_one_statement(store: SQLiteStore) -> None:
 
 
 def test_what_is_read_often_is_found_by_index(store: SQLiteStore) -> None:
-    reader = store._reader  # pyright: ignore[reportPrivateUsage]
-    assert isinstance(reader, apsw.Connection)
+    reader: Any = store._reader  # pyright: ignore[reportPrivateUsage]
     top = a_run(1)
     store.commit([RunCreated(top, 1), *(RunCreated(a_child(n, top), n) for n in range(2, 100)), ended(a_run(1), 200)])
     scans: list[str] = []
 
-    def explain(statement: str, bindings: object) -> bool:
-        if not statement.startswith(("EXPLAIN", "BEGIN", "COMMIT")):
+    explained: list[str] = []
+
+    def note(cursor: object, statement: str, bindings: object) -> bool:
+        if statement not in ("BEGIN", "COMMIT"):
             explained.append(statement)
         return True
 
-    explained: list[str] = []
-    reader.exec_trace = lambda _, statement, bindings: explain(statement, bindings)
+    reader.exec_trace = note
     store.find("run-1")
     store.live_runs()
     store.histories([1, 2])
@@ -223,7 +230,7 @@ def test_a_database_of_another_program_is_refused_and_left_as_it_is(path: Path, 
 
 def test_the_log_of_another_program_is_not_written_back(path: Path) -> None:
     """A crashed program's data may be in its log only; opening for writing and closing would checkpoint it."""
-    connection = apsw.Connection(str(path))
+    connection = connect(path, READ_WRITE)
     connection.pragma("journal_mode", "wal")
     connection.execute("CREATE TABLE theirs(a)")
     connection.execute("INSERT INTO theirs VALUES (1)")
@@ -232,7 +239,9 @@ def test_the_log_of_another_program_is_not_written_back(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"Once upon a time " * 1_000, b"\0" * 8_192, b"x", os.urandom(50_000)], ids=["text", "zeros", "x", "noise"]
+    "content",
+    [b"Once upon a time " * 1_000, b"\0" * 8_192, b"x", os.urandom(50_000)],
+    ids=["text", "zeros", "x", "noise"],
 )
 def test_what_is_not_a_database_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)

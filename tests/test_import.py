@@ -1,0 +1,45 @@
+"""Importing the library brings in what it needs and nothing else. What an import costs is for `benchmarks/`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# What an application may well have installed, and a library has no business to load for it.
+UNWANTED = frozenset({
+    "aiohttp", "asyncpg", "attr", "attrs", "dbos", "django", "fastapi", "httpx", "hypothesis", "numpy", "opentelemetry",
+    "prometheus_client", "psycopg", "pydantic", "pytest", "requests", "rich", "sqlalchemy", "sqlite3", "starlette",
+    "structlog", "trio", "uvicorn", "uvloop",
+})  # fmt: skip
+
+
+def _loaded_by(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after this statement."""
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["rotor_actors", "rotor_actors.errors", "supervisors"])
+def test_import_loads_nothing_that_is_not_needed(module: str) -> None:
+    packages = {name.partition(".")[0] for name in _loaded_by(f"import {module}")}
+    assert module.partition(".")[0] in packages
+    assert not packages & UNWANTED
+
+
+def test_supervisors_can_be_imported_without_the_runtime() -> None:
+    loaded = {name.partition(".")[0] for name in _loaded_by("import supervisors")}
+    assert not loaded & {"rotor_actors", "anyio", "msgspec", "apsw", "aiorwlock"}
+
+
+def test_import_changes_nothing_in_asyncio() -> None:
+    """The order of sets inside run loops is installed when a runtime is opened, not before."""
+    code = "import asyncio.tasks, rotor_actors; print(hasattr(asyncio.tasks, 'set'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,148 @@
+"""What the types say without a single annotation at the call: checked by mypy and pyright, never executed."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import assert_type
+
+from rotor_actors import (
+    Context,
+    EndedRun,
+    Invocation,
+    InvokeOutcome,
+    RetryPolicy,
+    RunHandle,
+    RunInfo,
+    Runtime,
+    Workflow,
+    cron,
+    workflow,
+)
+
+
+@dataclass
+class Contact:
+    email: str
+
+
+@dataclass
+class Company:
+    name: str
+
+
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+async def fetch_page(url: str, page: int) -> list[str]:
+    return [url] * page
+
+
+def count(text: str) -> int:
+    return len(text)
+
+
+async def nothing() -> None: ...
+
+
+@workflow(id="enrich", on="contact.created", retries=2)
+async def enrich(ctx: Context, contact: Contact) -> Company:
+    return Company(contact.email)
+
+
+@workflow(id="tick", on=cron("*/5 * * * *"), retries=RetryPolicy(1, initial="5s"))
+async def tick(ctx: Context) -> int:
+    return ctx.attempt
+
+
+async def clean_up(ctx: Context, ended: EndedRun[Contact]) -> None:
+    assert_type(ended.data, Contact)
+
+
+@workflow(id="with-handlers", on_cancel=clean_up, on_failure=clean_up)
+async def with_handlers(ctx: Context, contact: Contact) -> None: ...
+
+
+assert_type(enrich, Workflow[Contact, Company])
+assert_type(tick, Workflow[None, int])
+assert_type(with_handlers, Workflow[Contact, None])
+
+
+@workflow(id="steps")
+async def steps(ctx: Context, url: str) -> None:
+    assert_type(await ctx.step.run("async", fetch, url), bytes)
+    assert_type(await ctx.step.run("two arguments", fetch_page, url, 3, timeout="90s", retries=2), list[str])
+    assert_type(await ctx.step.run("sync", count, url), int)
+    assert_type(await ctx.step.run("none", nothing), None)
+    assert_type(await ctx.step.run("sync lambda", lambda: 1), int)
+    assert_type(await ctx.step.run("async lambda", lambda: fetch(url)), bytes)
+    assert_type(await ctx.step.sleep("sleep", "1h"), None)
+
+
+@workflow(id="invokes")
+async def invokes(ctx: Context, contact: Contact) -> Company:
+    invocation = await ctx.step.invoke("one", workflow=enrich, data=contact, timeout="10m")
+    assert_type(invocation, Invocation[Company])
+    assert_type(invocation.result, Company)
+    result, run_id = invocation
+    assert_type(result, Company)
+    assert_type(run_id, str)
+    assert_type(
+        await ctx.step.invoke("no data", workflow=tick, data=None, timeout=60, on_parent_close="abandon"),
+        Invocation[int],
+    )
+    assert_type(
+        await ctx.step.invoke_by_id("by id", workflow="enrich", returns=Company, data=contact, timeout="1h"),
+        Invocation[Company],
+    )
+    return result
+
+
+@workflow(id="gathers")
+async def gathers(ctx: Context, contacts: list[Contact]) -> list[Company]:
+    two = await asyncio.gather(
+        ctx.step.invoke("a", workflow=enrich, data=contacts[0], timeout="10m"),
+        ctx.step.invoke("b", workflow=tick, data=None, timeout="10m"),
+    )
+    assert_type(two, tuple[Invocation[Company], Invocation[int]])
+    many = await asyncio.gather(
+        *(ctx.step.invoke("each", workflow=enrich, data=contact, timeout="10m") for contact in contacts)
+    )
+    assert_type(many, list[Invocation[Company]])
+    return [invocation.result for invocation in many]
+
+
+@workflow(id="groups")
+async def groups(ctx: Context, contact: Contact) -> None:
+    async with asyncio.TaskGroup() as group:
+        child = group.create_task(ctx.step.invoke("child", workflow=enrich, data=contact, timeout="10m"))
+        step = group.create_task(ctx.step.run("step", fetch, "url"))
+    assert_type(child.result(), Invocation[Company])
+    assert_type(step.result(), bytes)
+
+
+@workflow(id="outcomes")
+async def outcomes(ctx: Context, contact: Contact) -> None:
+    outcome = await ctx.invoke("child", workflow=enrich, body=contact, retries=0, workflow_run_id="mine")
+    assert_type(outcome, InvokeOutcome[Company])
+    assert_type(outcome.body, Company | None)
+    assert_type(outcome.is_canceled, bool)
+    assert_type(await ctx.invoke("no body", workflow=tick), InvokeOutcome[int])
+
+
+@workflow(id="itself")
+async def itself(ctx: Context, depth: int) -> int:
+    """A workflow may invoke itself, and its type is known."""
+    if depth == 0:
+        return 0
+    below = await ctx.step.invoke("below", workflow=itself, data=depth - 1, timeout="1h")
+    assert_type(below, Invocation[int])
+    return below.result + 1
+
+
+async def from_outside(runtime: Runtime) -> None:
+    handle = await runtime.start(enrich, Contact("a"), run_id="chosen")
+    assert_type(handle, RunHandle[Company])
+    assert_type(await handle.result(timeout="5m"), Company)
+    assert_type(await runtime.execute(enrich, Contact("b")), Company)
+    assert_type(await runtime.execute(tick), int)
+    assert_type(await runtime.runs(status="running", workflow=enrich), list[RunInfo])
