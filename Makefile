@@ -30,8 +30,13 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy $(CHECKED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.installed-bench
-	@for file in benchmarks/bench_*.py; do $(BIN)/python "$$file" || exit 1; done
+# The figures are printed and kept in benchmarks/results.jsonl. ARGS='--loop uvloop' goes to every benchmark.
+bench: $(VENV)/.installed-bench $(VENV)/.installed-uvloop
+	@: > benchmarks/results.jsonl
+	@for file in benchmarks/bench_*.py; do \
+		$(BIN)/python "$$file" $(ARGS) >> benchmarks/results.jsonl || exit 1; \
+	done
+	@cat benchmarks/results.jsonl
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,20 +11,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from common import (
-    Setup,
-    commit_seconds,
-    emit,
-    in_fresh_process,
-    median,
-    new_store,
-    options,
-    parse,
-    percentile,
-    run,
-    scratch,
-    tell,
-)
+from common import emit, median, options, parse, percentile, tell
+from disk import commit_seconds, new_store, scratch
+from host import Setup, in_fresh_process, run
 from workloads import child
 
 from rotor_actors import Context, Runtime, workflow

@@ -12,19 +12,9 @@ import asyncio
 import math
 from dataclasses import dataclass
 
-from common import (
-    Setup,
-    Stopwatch,
-    emit,
-    in_fresh_process,
-    median,
-    new_store,
-    options,
-    parse,
-    run,
-    scratch,
-    tell,
-)
+from common import emit, median, options, parse, tell
+from disk import new_store, scratch
+from host import Setup, Stopwatch, in_fresh_process, run
 
 from rotor_actors import Context, RunStatus, Runtime, Workflow, workflow
 

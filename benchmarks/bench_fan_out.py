@@ -15,21 +15,9 @@ import gc
 import time
 from dataclasses import dataclass
 
-from common import (
-    Commits,
-    Setup,
-    Stopwatch,
-    emit,
-    in_fresh_process,
-    median,
-    new_store,
-    options,
-    parse,
-    peak_bytes,
-    run,
-    scratch,
-    tell,
-)
+from common import emit, median, options, parse, tell
+from disk import Commits, new_store, scratch
+from host import Setup, Stopwatch, in_fresh_process, peak_bytes, run
 from workloads import FanOut, bare_fan_out, child, fan_out
 
 from rotor_actors import Runtime

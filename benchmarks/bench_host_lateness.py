@@ -13,22 +13,9 @@ import asyncio
 import time
 from dataclasses import dataclass, field, replace
 
-from common import (
-    Setup,
-    Stopwatch,
-    emit,
-    has_loop,
-    in_fresh_process,
-    median,
-    new_store,
-    options,
-    parse,
-    percentile,
-    run,
-    scratch,
-    skip,
-    tell,
-)
+from common import emit, median, options, parse, percentile, skip, tell
+from disk import new_store, scratch
+from host import Setup, Stopwatch, has_loop, in_fresh_process, run
 from workloads import FanOut, bare_fan_out, child, fan_out
 
 from rotor_actors import Runtime

@@ -3,7 +3,8 @@
     python benchmarks/bench_import.py [--repeat 15]
 
 Whole processes are timed, bare and importing in turns; `seconds` is what the import adds, `cpu_seconds`
-the same on the CPU, which a busy machine disturbs less. `slowest` are the modules that
+the same on the CPU, which a busy machine disturbs less; `asyncio_seconds` is what
+`import asyncio` alone adds. `slowest` are the modules that
 `python -X importtime` names as the slowest by themselves, in microseconds.
 """
 
@@ -14,7 +15,8 @@ import os
 import subprocess
 import sys
 
-from common import Setup, Stopwatch, emit, median, options, parse, tell
+from common import emit, median, options, parse, tell
+from host import Setup, Stopwatch
 
 HEAVY = [
     "starlette", "fastapi", "uvicorn", "httpx", "aiohttp",
@@ -58,6 +60,7 @@ def slowest(count: int = 8) -> dict[str, int]:
 def measure(setup: Setup) -> None:
     seconds_of("import rotor_actors")  # compiled, and in the page cache
     pairs = [(seconds_of("pass"), seconds_of("import rotor_actors")) for _ in range(setup.repeat)]
+    asyncio_added = median([seconds_of("import asyncio")[0] - bare[0] for bare, _ in pairs])
     added = [whole[0] - bare[0] for bare, whole in pairs]
     bare, whole = median([bare[0] for bare, _ in pairs]), median([whole[0] for _, whole in pairs])
     heavy = heavy_modules()
@@ -65,6 +68,7 @@ def measure(setup: Setup) -> None:
         "import", 1, added, setup,
         bare_seconds=bare, whole_seconds=whole, ratio_to_bare=whole / bare,
         cpu_seconds=median([whole[1] - bare[1] for bare, whole in pairs]),
+        asyncio_seconds=asyncio_added,
         heavy_modules=heavy, slowest=slowest(),
     )  # fmt: skip
     tell(f"import: {median(added) * 1e3:.0f} ms over {bare * 1e3:.0f} ms bare; heavy: {', '.join(heavy) or 'none'}")

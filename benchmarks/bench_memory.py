@@ -15,20 +15,9 @@ import gc
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import (
-    Setup,
-    Stopwatch,
-    emit,
-    in_fresh_process,
-    median,
-    new_store,
-    options,
-    parse,
-    resident_bytes,
-    run,
-    scratch,
-    tell,
-)
+from common import emit, median, options, parse, tell
+from disk import new_store, scratch
+from host import Setup, Stopwatch, in_fresh_process, resident_bytes, run
 
 from rotor_actors import Context, Runtime, workflow
 

@@ -16,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import Setup, Stopwatch, emit, in_fresh_process, median, new_store, options, parse, run, scratch, skip, tell
+from common import emit, median, options, parse, skip, tell
+from disk import new_store, scratch
+from host import Setup, Stopwatch, in_fresh_process, run
 from workloads import FanOut, child, fan_out, trivial
 
 from rotor_actors import Runtime

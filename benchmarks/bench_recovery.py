@@ -22,20 +22,9 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from common import (
-    CountedSQLite,
-    Setup,
-    Stopwatch,
-    emit,
-    in_fresh_process,
-    median,
-    options,
-    parse,
-    run,
-    scratch,
-    skip,
-    tell,
-)
+from common import emit, median, options, parse, skip, tell
+from disk import CountedSQLite, scratch
+from host import Setup, Stopwatch, in_fresh_process, run
 
 from rotor_actors import Context, RunStatus, Runtime, Workflow, workflow
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, a store on a real disk, repeated timing, JSON lines.
+"""What the benchmarks share: options, figures, JSON lines.
 
 Each measurement runs in a fresh process, so that none pays for what another left behind. Lines for machines go to
 stdout, text for people to stderr.
@@ -7,47 +7,17 @@ stdout, text for people to stderr.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import gc
-import importlib.util
 import json
-import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
 
-from rotor_actors import MemoryStore, SQLiteStore
-from rotor_actors.records import Entry, Kind, RunCreated, RunRow, StepRecorded, StepRow
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-# What a host would choose that holds 100 000 live runs and does not want each collection to visit all of them.
-FROZEN_THRESHOLDS = (100_000, 50, 100)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How the host is set up in one measurement."""
-
-    loop: str = "asyncio"
-    gc: str = "default"
-    store: str = "sqlite"
-    directory: str | None = None
-    repeat: int = 3
-
-    def fields(self) -> dict[str, object]:
-        return {"loop": self.loop, "gc": self.gc, "store": self.store}
+import apsw
+from disk import file_system, scratch
+from host import FROZEN_THRESHOLDS, Setup, has_loop
 
 
 def options(description: str | None, *, n: Sequence[int], repeat: int = 3) -> argparse.ArgumentParser:
@@ -77,177 +47,6 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Setup]:
         skip(Path(sys.argv[0]).stem, f"{setup.loop} is not installed", setup)
         sys.exit(0)
     return args, setup
-
-
-def has_loop(name: str) -> bool:
-    return name == "asyncio" or importlib.util.find_spec(name) is not None
-
-
-# Running
-
-
-def in_fresh_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a module's function in a new interpreter and give its result."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(work, *args, **kwargs).result()
-
-
-def run(setup: Setup, main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` on the loop and with the collector that the setup names."""
-    set_up_gc(setup)
-    with asyncio.Runner(loop_factory=_loop_factory(setup.loop)) as runner:
-        return runner.run(main)
-
-
-def set_up_gc(setup: Setup) -> None:
-    gc.collect()
-    if setup.gc == "off":
-        gc.disable()
-    elif setup.gc == "freeze":
-        gc.freeze()
-        gc.set_threshold(*FROZEN_THRESHOLDS)
-
-
-def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if name == "asyncio":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __call__(self) -> float:
-        return time.perf_counter() - self._began
-
-
-# Stores
-
-
-@dataclass
-class Commits:
-    """What was committed. `count` and `longest` tell how effects were grouped, and whether one commit was too large."""
-
-    count: int = 0
-    largest: int = 0
-    longest: float = 0.0
-    newest_at: float = field(default_factory=time.perf_counter)
-
-    def note(self, entries: int, seconds: float) -> None:
-        self.count += 1
-        self.largest = max(self.largest, entries)
-        self.longest = max(self.longest, seconds)
-        self.newest_at = time.perf_counter()
-
-    def fields(self) -> dict[str, object]:
-        return {
-            "commits": self.count,
-            "entries_in_largest_commit": self.largest,
-            "longest_commit_ms": round(self.longest * 1e3, 2),
-        }
-
-    async def rest(self, seconds: float = 0.5) -> None:
-        """Wait until nothing has been committed for so long."""
-        while time.perf_counter() - self.newest_at < seconds:  # noqa: ASYNC110  (a quiet spell is no event)
-            await asyncio.sleep(0.02)
-
-
-class CountedSQLite(SQLiteStore):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.commits = Commits()
-
-    def commit(self, entries: list[Entry]) -> None:
-        watch = Stopwatch()
-        super().commit(entries)
-        self.commits.note(len(entries), watch())
-
-
-class CountedMemory(MemoryStore):
-    def __init__(self) -> None:
-        super().__init__()
-        self.commits = Commits()
-
-    def commit(self, entries: list[Entry]) -> None:
-        watch = Stopwatch()
-        super().commit(entries)
-        self.commits.note(len(entries), watch())
-
-
-def new_store(setup: Setup, directory: Path) -> CountedSQLite | CountedMemory:
-    return CountedMemory() if setup.store == "memory" else CountedSQLite(directory / "bench.db")
-
-
-def commit_seconds(setup: Setup, count: int) -> list[float]:
-    """How long one bare commit of one entry takes, `count` times: what a durable step cannot be cheaper than."""
-    seconds: list[float] = []
-    with scratch(setup) as directory:
-        store = new_store(setup, directory)
-        store.open()
-        store.commit([RunCreated(RunRow(1, "run", "workflow", 1, "run", time.time()), 1)])
-        for seq in range(2, count + 2):
-            row = StepRow(1, time.time(), Kind.RUN, seq.to_bytes(16, "big"), f"step {seq}", payload=b"\x01", seq=seq)
-            watch = Stopwatch()
-            store.commit([StepRecorded(row, seq)])
-            seconds.append(watch())
-        store.close()
-    return seconds
-
-
-@contextmanager
-def scratch(setup: Setup) -> Generator[Path]:
-    """A directory on a real disk, removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="rotor-bench-", dir=setup.directory or _disk()) as directory:
-        yield Path(directory)
-
-
-def _disk() -> str:
-    """The first usual place that is no RAM disk: there fsync costs nothing, and figures mean nothing."""
-    places = [tempfile.gettempdir(), "/var/tmp", os.getcwd()]
-    for place in places:
-        if os.path.isdir(place) and _file_system(place) not in ("tmpfs", "ramfs"):
-            return place
-    return places[0]
-
-
-def _file_system(place: str) -> str:
-    try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown"
-    path, found, kind = os.path.realpath(place), "", "unknown"
-    for mount in mounts:
-        _, point, of_kind, *_ = mount.split(" ")
-        is_above = path == point or path.startswith(point.rstrip("/") + "/")
-        if is_above and len(point) >= len(found):
-            found, kind = point, of_kind
-    return kind
-
-
-# Memory
-
-
-def resident_bytes() -> int:
-    """What of this process is in memory now; where that cannot be told, the most there ever was."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return peak_bytes()
-    return pages * resource.getpagesize()
-
-
-def peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-# Figures
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -301,14 +100,12 @@ def _environment() -> dict[str, object]:
 
 
 def _machine(directory: Path) -> dict[str, object]:
-    import apsw
-
     return {
         **_environment(),
         "implementation": platform.python_implementation(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu(),
-        "file_system": _file_system(str(directory)),
+        "file_system": file_system(str(directory)),
         "sqlite": apsw.sqlite_lib_version(),
     }
 

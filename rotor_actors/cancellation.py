@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from rotor_actors.error_texts import bounded
+from rotor_actors.finishing import Finishing
+from rotor_actors.kernel import Kernel
 from rotor_actors.messages import Interrupt, StepEnded
 from rotor_actors.records import (
     Entry,
@@ -21,13 +23,10 @@ from rotor_actors.records import (
     RunStatus,
     Together,
 )
-from rotor_actors.run import Run, subtree
+from rotor_actors.run import Canceller, Run, subtree
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_task import StepTask
 from supervisors import await_chain
-
-if TYPE_CHECKING:
-    from rotor_actors.engine import Engine
 
 # Cleanup has most of the grace period to itself. Only then is whatever still runs interrupted again, twice.
 _REMINDERS = (0.8, 0.9)
@@ -62,8 +61,11 @@ class Cancellation:
         withdrawn: the one among them whose awaiting scope was cancelled: that is no outcome.
     """
 
-    def __init__(self, engine: Engine, tops: list[Run], reason: str, *, withdrawn: Run | None = None) -> None:
-        self._engine = engine
+    def __init__(
+        self, kernel: Kernel, finishing: Finishing, tops: list[Run], reason: str, *, withdrawn: Run | None = None
+    ) -> None:
+        self._kernel = kernel
+        self._finishing = finishing
         self._tops = tops
         self._reason = bounded(reason)
         self._withdrawn = withdrawn
@@ -71,7 +73,7 @@ class Cancellation:
         self._to_interrupt: list[Run] = []
         self._unfinished: set[Run] = set()
         self._steps: set[StepTask] = set()
-        self._below: set[Cancellation] = set()
+        self._below: set[Canceller] = set()
         self._began_at = 0.0
         self._deadline = 0.0
         self._reminders: list[float] = []
@@ -86,31 +88,31 @@ class Cancellation:
 
         From here on they are doomed: they admit no child, record nothing, and answer to nobody.
         """
-        engine = self._engine
+        kernel = self._kernel
         self._runs = subtree(self._tops)
         for each in self._runs:
             each.is_doomed = True
             each.cancellation = self
-        at, seq = engine.now(), engine.journal.next_seq
+        at, seq = kernel.now(), kernel.journal.next_seq
         error = msgspec.msgpack.encode(self._reason) if self._reason else None
         withdrawn = None if self._withdrawn is None else self._withdrawn.row.n
         fact = RunsCancelled([each.row.n for each in self._runs], at, error, withdrawn, seq)
         handlers = self._handler_entries()
         entry = Together([*(entries or []), fact, *handlers]) if entries or handlers else fact
-        self.seq = engine.journal.append(entry)
+        self.seq = kernel.journal.append(entry)
         if run is not None:
             run.seen_seq = self.seq
         for each in self._runs:
             self._mark(each, at, error)
-        engine.ending.begin_handlers(list(handlers))
+        self._finishing.begin_handlers(list(handlers))
         self._join_those_below()
         self._tell_parents(at, error)
         self._begin_interrupting()
 
     def _handler_entries(self) -> list[RunCreated]:
-        ending = self._engine.ending
+        finishing = self._finishing
         return [
-            ending.handler_entry(run, run.workflow.on_cancel, "on_cancel", None, self._reason)
+            finishing.handler_entry(run, run.workflow.on_cancel, "on_cancel", None, self._reason)
             for run in self._runs
             if run.workflow is not None and run.workflow.on_cancel is not None
         ]
@@ -131,7 +133,7 @@ class Cancellation:
 
     def _join_those_below(self) -> None:
         """Children withdrawn before, or left by a run that ended, may still clean up: we are not done before they are."""
-        self._engine.cancellations.add(self)
+        self._kernel.cancellations.add(self)
         for run in self._runs:
             self._below.update(other for other in run.cleaning or () if not other.done.done())
         for other in self._below:
@@ -140,7 +142,7 @@ class Cancellation:
         if parent is not None:
             parent.add_cleaning([self])
 
-    def _is_done_below(self, other: Cancellation, _: object) -> None:
+    def _is_done_below(self, other: Canceller, _: object) -> None:
         self._below.discard(other)
         self.report.cleanup_errors.extend(other.report.cleanup_errors)
         self.report.stuck.extend(other.report.stuck)
@@ -149,14 +151,14 @@ class Cancellation:
     # The tasks
 
     def _begin_interrupting(self) -> None:
-        engine = self._engine
-        self._began_at = engine.now()
-        grace = engine.options.cancel_grace
+        kernel = self._kernel
+        self._began_at = kernel.now()
+        grace = kernel.options.cancel_grace
         self._deadline = self._began_at + grace
         self._reminders = [self._began_at + grace * share for share in _REMINDERS]
         self._to_interrupt = list(self._runs)  # taken from the end: leaves first
         self._unfinished = set(self._runs)
-        engine.queue_of_runs.push(self)
+        kernel.queue_of_runs.push(self)
 
     def go_on(self, is_over: Callable[[], bool]) -> bool:
         """Interrupt the next runs; called by the run queue."""
@@ -169,8 +171,8 @@ class Cancellation:
         return False
 
     def _interrupt(self, run: Run) -> None:
-        self._engine.ending.tell_waiters(run)
-        self._steps |= self._engine.leaving(run)
+        self._finishing.tell_waiters(run)
+        self._steps |= self._kernel.steps.leaving(run)
         actor = run.actor
         if not isinstance(actor, RunActor) or actor.is_closed:
             self._finished(run)
@@ -204,13 +206,13 @@ class Cancellation:
     def _finished(self, run: Run) -> None:
         if run in self._unfinished:
             self._unfinished.discard(run)
-            self._engine.ending.finish(run)
+            self._finishing.finish(run)
 
     # Grace
 
     def _arm(self) -> None:
         if self._unfinished or self._steps:
-            self._engine.timers.add(self, self._reminders[0] if self._reminders else self._deadline)
+            self._kernel.timers.add(self, self._reminders[0] if self._reminders else self._deadline)
 
     def alarm(self, now: float) -> None:
         """The grace period is nearly over, or over."""
@@ -237,14 +239,15 @@ class Cancellation:
                 chain = "" if body is None else " > ".join(await_chain(body))
                 self.report.stuck.append(f"{run.where}: did not end within its grace period; it stands at {chain}")
                 actor.abandon()
-                self._engine.stuck.append(actor)
+                self._kernel.stuck.append(actor)
             self._finished(run)
         for step in sorted(self._steps, key=lambda step: step.run.row.n):
             task = step.task
             if task is not None and not step.is_in_thread:
                 chain = " > ".join(await_chain(task))
                 self.report.stuck.append(f"{step.where}: did not end within its grace period; it stands at {chain}")
-            self._engine.step_given_up(step)
+            self._kernel.stuck.append(step)
+            self._kernel.steps.gone(step)
         self._steps.clear()
         self._check_done()
 
@@ -263,7 +266,7 @@ class Cancellation:
     def _check_done(self) -> None:
         if self._to_interrupt or self._unfinished or self._steps or self._below or self.done.done():
             return
-        self._engine.timers.discard(self)
-        self._engine.cancellations.discard(self)
-        self.report.seconds = self._engine.now() - self._began_at
+        self._kernel.timers.discard(self)
+        self._kernel.cancellations.discard(self)
+        self.report.seconds = self._kernel.now() - self._began_at
         self.done.set_result(self.report)

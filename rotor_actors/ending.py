@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -20,7 +20,8 @@ from rotor_actors.errors import (
     StepRefusedError,
     WorkflowDefinitionError,
 )
-from rotor_actors.ids import handler_run_id
+from rotor_actors.finishing import Finishing
+from rotor_actors.kernel import Kernel
 from rotor_actors.loading import AttemptNote
 from rotor_actors.messages import StepEnded
 from rotor_actors.records import (
@@ -29,9 +30,7 @@ from rotor_actors.records import (
     Outcome,
     OutcomeStatus,
     RunChanged,
-    RunCreated,
     RunFlag,
-    RunRow,
     RunStatus,
     StepRecorded,
     StepRow,
@@ -40,10 +39,6 @@ from rotor_actors.records import (
 from rotor_actors.remote_errors import record
 from rotor_actors.retry import RetryPolicy, RetryRecord, is_retriable, leaves, next_delay, retry_after
 from rotor_actors.run import Phase, Run
-from rotor_actors.workflow import EndedRun, Workflow
-
-if TYPE_CHECKING:
-    from rotor_actors.engine import Engine
 
 # The code is wrong, and the same code would fail in the same way again.
 _PROGRAMMING_ERRORS = (DurationError, EffectOutsideStepError, InvokeDepthError, InvokeTargetError, NonDeterminismError,
@@ -52,21 +47,12 @@ _PROGRAMMING_ERRORS = (DurationError, EffectOutsideStepError, InvokeDepthError, 
 _OUTCOME_OF = {RunStatus.COMPLETED: OutcomeStatus.COMPLETED, RunStatus.FAILED: OutcomeStatus.FAILED}
 
 
-class HandlerInput(msgspec.Struct, frozen=True):
-    """The stored input of an `on_failure` or `on_cancel` run; `data` is the original input, encoded."""
-
-    run_id: str
-    workflow_id: str
-    data: bytes | None
-    error: ErrorInfo | None
-    reason: str
-
-
 class Ending:
     """What becomes of a run whose attempt has ended."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, kernel: Kernel, finishing: Finishing) -> None:
+        self._kernel = kernel
+        self._finishing = finishing
 
     def attempt_ended(
         self, run: Run, task: asyncio.Future[Any], failed_keys: list[bytes], sleeps: dict[bytes, float]
@@ -86,14 +72,14 @@ class Ending:
     def _completed(self, run: Run, result: Any) -> None:
         assert run.workflow is not None
         try:
-            blob, _ = self._engine.registry.result_codec(run.workflow).round_trip(result)
+            blob, _ = self._kernel.registry.result_codec(run.workflow).round_trip(result)
         except PayloadError as error:
             self._failed(run, PayloadError(f"{run.where}: its result cannot be stored: {error}"), [], {})
         else:
             self.end(run, RunStatus.COMPLETED, result=blob)
 
     def _failed(self, run: Run, error: BaseException, failed_keys: list[bytes], sleeps: dict[bytes, float]) -> None:
-        info = record(error, self._engine.registry.codecs).info
+        info = record(error, self._kernel.registry.codecs).info
         encoded = msgspec.msgpack.encode(info)
         delay = self._retry_delay(run, error)
         if delay is None:
@@ -106,7 +92,7 @@ class Ending:
         if not is_retriable(error) or any(isinstance(each, _PROGRAMMING_ERRORS) for each in leaves(error)):
             return None
         policy = self._policy(run)
-        return next_delay(policy, run.row.attempt, retry_after(error), self._engine.chance())
+        return next_delay(policy, run.row.attempt, retry_after(error), self._kernel.chance())
 
     def _policy(self, run: Run) -> RetryPolicy:
         assert run.workflow is not None
@@ -115,38 +101,38 @@ class Ending:
         return RetryPolicy.from_record(msgspec.msgpack.decode(run.row.retries, type=RetryRecord))
 
     def _try_again(self, run: Run, delay: float, note: AttemptNote) -> None:
-        engine, row = self._engine, run.row
-        due = engine.now() + delay
-        seq = engine.journal.next_seq
-        step = StepRow(row.n, engine.now(), Kind.ATTEMPT, status=OutcomeStatus.FAILED,
+        kernel, row = self._kernel, run.row
+        due = kernel.now() + delay
+        seq = kernel.journal.next_seq
+        step = StepRow(row.n, kernel.now(), Kind.ATTEMPT, status=OutcomeStatus.FAILED,
                        payload=msgspec.msgpack.encode(note), began_at=row.attempt_at, attempts=row.attempt, due=due,
                        seq=seq)  # fmt: skip
         row.attempt += 1
         row.attempt_at, row.wake_at, row.rest_seq = None, due, seq
         row.error = note.error
         run.actor, run.phase = None, Phase.STORED
-        engine.journal.forget_rest(row.n)  # of the attempt that is over: written after the change, it would undo wake_at
-        engine.append(run, Together([StepRecorded(step), RunChanged(run.snapshot())]))
-        engine.timers.add(run, due)
+        kernel.journal.forget_rest(row.n)  # of the attempt that is over: written after the change, it would undo wake_at
+        kernel.append(run, Together([StepRecorded(step), RunChanged(run.snapshot())]))
+        kernel.timers.add(run, due)
 
     def end(self, run: Run, status: RunStatus, *, result: bytes | None = None, error: bytes | None = None) -> None:
         """End the run, with those of its children that it does not leave behind, in one act."""
-        engine, row = self._engine, run.row
+        kernel, row = self._kernel, run.row
         row.status, row.result, row.error = status, result, error
-        row.ended_at, row.end_seq = engine.now(), engine.journal.next_seq
+        row.ended_at, row.end_seq = kernel.now(), kernel.journal.next_seq
         entries: list[Entry] = [RunChanged(run.snapshot())]
         handler = run.workflow.on_failure if run.workflow is not None and status is RunStatus.FAILED else None
         if handler is not None and error is not None:
             info = msgspec.msgpack.decode(error, type=ErrorInfo)
-            entries.append(self.handler_entry(run, handler, "on_failure", info, ""))
+            entries.append(self._finishing.handler_entry(run, handler, "on_failure", info, ""))
         left = [child for child in run.each_child() if not child.row.flags & (RunFlag.RELEASED | RunFlag.ABANDON)]
         left = [child for child in left if not child.is_doomed]
         if left:
-            Cancellation(engine, left, f"its parent ended ({status.value})").begin(entries, run)
+            Cancellation(kernel, self._finishing, left, f"its parent ended ({status.value})").begin(entries, run)
         else:
-            engine.append(run, entries[0] if len(entries) == 1 else Together(entries))
-        self.begin_handlers(entries)
-        self.finish(run)
+            kernel.append(run, entries[0] if len(entries) == 1 else Together(entries))
+        self._finishing.begin_handlers(entries)
+        self._finishing.finish(run)
         self._tell_parent(run, Outcome(_OUTCOME_OF[status], result if status is RunStatus.COMPLETED else error))
 
     def _tell_parent(self, run: Run, outcome: Outcome) -> None:
@@ -155,61 +141,3 @@ class Ending:
             parent.post(
                 StepEnded(row.parent_key, outcome, row.end_seq or 0, row.ended_at or 0.0, row.run_id, row.workflow_id)
             )
-
-    def finish(self, run: Run) -> None:
-        """Let go of a run whose end has been appended; whoever waits for it is told when that is durable."""
-        engine = self._engine
-        run.phase, run.actor = Phase.ENDED, None
-        run.mailbox = None
-        engine.timers.discard(run)
-        engine.journal.forget_rest(run.row.n)
-        engine.tree.remove(run)
-        if run.row.parent_n is None:
-            engine.root_left(run)
-        self.tell_waiters(run)
-        engine.on_progress(run)
-
-    def tell_waiters(self, run: Run) -> None:
-        """Give the end to whoever awaits it, once it is durable."""
-        waiters, run.waiters = run.waiters, None
-        if waiters:
-            row = run.snapshot()
-
-            def tell() -> None:
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(row)
-
-            self._engine.journal.when_durable(row.end_seq or 0, tell)
-
-    # Handlers
-
-    def handler_entry(
-        self, run: Run, handler: Workflow[Any, Any], event: str, error: ErrorInfo | None, reason: str
-    ) -> RunCreated:
-        """The run of a handler: a root of its own, that names the run it cleans up after."""
-        row, now, n = run.row, self._engine.now(), self._engine.tree.next_n()
-        run_id = handler_run_id(row.run_id, event)
-        data = msgspec.msgpack.encode(HandlerInput(row.run_id, row.workflow_id, row.input, error, reason))
-        return RunCreated(
-            RunRow(
-                n=n, run_id=run_id, workflow_id=handler.id, root_n=n, root_run_id=run_id, created_at=now,
-                parent_run_id=row.run_id, parent_step_id=event, input=data, attempt_at=now, flags=RunFlag.HANDLER,
-            )
-        )  # fmt: skip
-
-    def begin_handlers(self, entries: list[Entry]) -> None:
-        """Let the handler runs among the entries, which have been appended, begin."""
-        for entry in entries:
-            if isinstance(entry, RunCreated):
-                handler = self._engine.registry.get(entry.run.workflow_id)
-                assert handler is not None
-                run = self._engine.create(entry.run, handler, None, None)
-                run.seen_seq = self._engine.journal.last_seq
-
-    def decode_ended(self, workflow: Workflow[Any, Any], blob: bytes) -> EndedRun[Any]:
-        """What a handler of `workflow` is given."""
-        stored = msgspec.msgpack.decode(blob, type=HandlerInput)
-        codec = self._engine.registry.data_codec(workflow)
-        data = None if stored.data is None else codec.decode(stored.data)
-        return EndedRun(stored.run_id, stored.workflow_id, data, stored.error, stored.reason)

@@ -7,49 +7,35 @@ once. Nothing waits for the disk but effects, and those the journal begins when 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
-import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from rotor_actors.cancellation import Cancellation
-from rotor_actors.clock import Clock
 from rotor_actors.context import Context
-from rotor_actors.durations import Duration, seconds
 from rotor_actors.ending import Ending
 from rotor_actors.errors import ErrorInfo, PayloadError, RotorError, StoreError
-from rotor_actors.executor import Executor
-from rotor_actors.ids import Ids
+from rotor_actors.finishing import Finishing
 from rotor_actors.invoking import Invoking
-from rotor_actors.journal import Journal
-from rotor_actors.live_tree import LiveTree
+from rotor_actors.kernel import Kernel, Options, Ports
 from rotor_actors.loading import Loaded, load
-from rotor_actors.messages import AttemptDue, Pending, StepEnded, TimerFired
-from rotor_actors.payload import Codec, Codecs
+from rotor_actors.messages import AttemptDue, Pending, TimerFired
+from rotor_actors.payload import Codec
 from rotor_actors.records import (
-    Entry,
     Kind,
     Outcome,
     OutcomeStatus,
-    RunChanged,
     RunFlag,
-    RunRow,
     RunStatus,
     StepRecorded,
     StepRow,
 )
-from rotor_actors.registry import Registry
-from rotor_actors.remote_errors import record
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
-from rotor_actors.run_queue import Runnable, RunQueue
+from rotor_actors.run_queue import Runnable
 from rotor_actors.step_task import StepTask
-from rotor_actors.stores.base import Store
-from rotor_actors.threads import Threads
-from rotor_actors.timers import Timers
 from rotor_actors.workflow import Workflow
 
 _logger = logging.getLogger("rotor_actors")
@@ -58,30 +44,7 @@ MOST_EFFECTS_WAITING = 1_000
 _MOST_DURATIONS = 1_000
 
 
-class Options(msgspec.Struct, frozen=True):
-    """What `Runtime` was told; durations in seconds."""
-
-    max_depth: int | None = 100
-    cancel_grace: float = 5.0
-    drain_timeout: float = 10.0
-    max_active_runs: int | None = None
-    strict_replay: bool = False
-    payload_limit: int = 4 * 2**20
-    max_recoveries: int = 10
-
-
-class Ports(msgspec.Struct):
-    """What the engine gets from outside: time, chance, names, a disk, and where blocking calls are made."""
-
-    clock: Clock
-    ids: Ids
-    rng: random.Random
-    store: Store
-    writer: Executor
-    reader: Executor
-
-
-class Engine:
+class Engine(Kernel):
     """See the module. It is a `RunHost`, an `ActorHost` and a `StepHost`."""
 
     def __init__(
@@ -92,75 +55,15 @@ class Engine:
         last_numbers: tuple[int, int],
         on_store_failure: Callable[[StoreError], None],
     ) -> None:
-        self.ports = ports
-        self.options = options
-        self.registry = Registry(Codecs(options.payload_limit), self._workflow_appeared)
-        self.queue_of_runs = RunQueue(ports.clock.monotonic, self._may_begin, self._slice_ended, self._actor_broke)
-        self.journal = Journal(ports.store, ports.writer, last_numbers[1], self.queue_of_runs.start_soon,
-                               on_store_failure)  # fmt: skip
-        self.timers = Timers(ports.clock)
-        self.threads = Threads()
-        self.tree = LiveTree(last_numbers[0])
-        self.ending = Ending(self)
+        super().__init__(ports, options, last_numbers=last_numbers, on_store_failure=on_store_failure)
+        self.finishing = Finishing(self)
+        self.ending = Ending(self, self.finishing)
         self.invoking = Invoking(self)
         self.loading = 0
         self.to_load: list[Run] = []
         self.load_wanted = asyncio.Event()
-        self.active_roots = 0
-        self.held_roots: list[Run] = []
-        self.steps_in_flight = 0
-        self._executing: set[StepTask] = set()
-        self._leaving: dict[int, set[StepTask]] = {}
-        self.stuck: list[object] = []
-        # Those under way: whoever waits for one gets its report also when the runtime closes before it is done.
-        self.cancellations: set[Cancellation] = set()
-        self.on_progress: Callable[[Run], None] = lambda run: None
-        self._last_now = 0.0
-        self._durations: dict[str, float] = {}
-        self._background: set[asyncio.Task[None]] = set()
-
-    # Time, chance, appending
-
-    def now(self) -> float:
-        """Wall time that never goes back: the record's times are in the record's order."""
-        now = self.ports.clock.now()
-        if now < self._last_now:
-            return self._last_now
-        self._last_now = now
-        return now
-
-    def seconds(self, value: Duration, name: str, maximum: float | None) -> float:
-        """A duration above zero. Texts are parsed once."""
-        known = self._durations.get(value) if type(value) is str else None
-        if known is None or (maximum is not None and known > maximum):
-            known = seconds(value, name=name, exclusive=True, maximum=maximum)
-            if type(value) is str and len(self._durations) < _MOST_DURATIONS:
-                self._durations[value] = known
-        return known
-
-    def chance(self) -> float:
-        return self.ports.rng.random()
-
-    def append(self, run: Run, entry: Entry) -> int:
-        """Append a fact of `run`'s: it is in its causal past from now on."""
-        run.seen_seq = seq = self.journal.append(entry)
-        return seq
-
-    def append_change(self, run: Run) -> int:
-        return self.append(run, RunChanged(run.snapshot()))
-
-    def encode_error(self, error: BaseException) -> bytes:
-        return msgspec.msgpack.encode(record(error, self.registry.codecs))
 
     # Driving runs (`RunHost`)
-
-    def queue(self, run: Run) -> None:
-        if not run.is_queued:
-            run.is_queued = True
-            if run.phase is Phase.FRESH:
-                self.queue_of_runs.push_fresh(run)
-            else:
-                self.queue_of_runs.push(run)
 
     def drive(self, run: Run, is_over: Callable[[], bool]) -> bool:
         run.is_queued = False
@@ -238,15 +141,9 @@ class Engine:
 
     def _handler_data(self, workflow: Workflow[Any, Any], blob: bytes | None) -> Any:
         assert workflow.handles is not None
-        return self.ending.decode_ended(workflow.handles, blob or b"")
+        return self.finishing.decode_ended(workflow.handles, blob or b"")
 
-    def _may_begin(self) -> bool:
-        return self.journal.effects_waiting < MOST_EFFECTS_WAITING
-
-    def _slice_ended(self) -> None:
-        self.journal.kick()
-
-    def _actor_broke(self, runnable: Runnable, error: BaseException) -> None:
+    def actor_broke(self, runnable: Runnable, error: BaseException) -> None:
         """An error of ours in one actor must not stop the others: that run fails, with the error for all to see."""
         _logger.critical("%r broke: %s", runnable, error, exc_info=error)
         if isinstance(runnable, Run) and runnable.phase is not Phase.ENDED and not runnable.is_doomed:
@@ -285,81 +182,21 @@ class Engine:
             above = above.parent
         return ids[::-1]
 
-    def _workflow_appeared(self, workflow: Workflow[Any, Any]) -> None:
-        for run in self.tree.orphans_of(workflow.id):
-            run.workflow = workflow
-            if run not in self.held_roots:
-                run.phase = Phase.STORED
-                run.post(AttemptDue(0.0))
-        self.admit_held()
-
-    # Starting and admission
-
-    def create(self, row: RunRow, workflow: Workflow[Any, Any], parent: Run | None,
-               context: contextvars.Context | None) -> Run:  # fmt: skip
-        """A run that has just been appended; it goes on at once, or when it is admitted.
-
-        Its row is its own: the entry keeps what was appended, whatever happens before it is committed. So is its
-        context: what its body sets there is not for its parent to see.
-        """
-        run = Run(self, row.copy(), parent, Phase.FRESH)
-        run.workflow, run.context = workflow, None if context is None else context.copy()
-        self.tree.add(run)
-        if parent is None and not self._admit(run):
-            run.phase = Phase.HELD
-            self.held_roots.append(run)
-        else:
-            self.queue(run)
-        return run
-
-    def is_full_up(self) -> bool:
-        limit = self.options.max_active_runs
-        return limit is not None and self.active_roots >= limit
-
-    def _admit(self, run: Run) -> bool:
-        """Top-level runs are admitted up to the limit; their children belong to them and never wait."""
-        if run.row.status is RunStatus.QUEUED and self.is_full_up():
-            return False
-        self.active_roots += 1
-        return True
-
-    def root_left(self, run: Run) -> None:
-        """A top-level run has ended: the next one in the queue may begin."""
-        if run in self.held_roots:
-            self.held_roots.remove(run)
-        else:
-            self.active_roots -= 1
-            self.admit_held()
-
-    def admit_held(self) -> None:
-        """Let as many of the queued top-level runs begin as the limit allows, oldest first."""
-        for run in tuple(self.held_roots):
-            if self.is_full_up():
-                return
-            if run.workflow is not None:
-                self.held_roots.remove(run)
-                self.active_roots += 1
-                run.phase = Phase.FRESH
-                self.queue(run)
-
     # Steps (`StepHost`)
 
     def start_when_durable(self, run: Run, step: StepTask) -> None:
-        self.steps_in_flight += 1
+        self.steps.count += 1
 
         def start() -> None:
             if not run.is_doomed:
                 step.start()
-            if step.task is None:
-                self.steps_in_flight -= 1
-            else:
-                self._executing.add(step)
+            self.steps.started(step)
 
         self.journal.when_durable(run.seen_seq, start)
 
     def step_finished(self, step: StepTask, outcome: Outcome) -> None:
         """The outcome is recorded and posted in one act."""
-        self._left(step)
+        self.steps.gone(step)
         run, pending = step.run, step.pending
         actor = run.actor
         if self._came_too_late(step) or not isinstance(actor, RunActor) or not actor.step_left(step):
@@ -374,14 +211,8 @@ class Engine:
             step.run.cancellation.step_gone(step, None)
         return step.run.is_doomed
 
-    def record_outcome(self, run: Run, row: StepRow, outcome: Outcome) -> None:
-        row.seq = seq = self.journal.next_seq
-        self.journal.append(StepRecorded(row))
-        self.progressed(run)
-        run.post(StepEnded(row.key, outcome, seq, row.at))
-
     def step_retries(self, step: StepTask, due: float, error: bytes) -> None:
-        self._left(step)
+        self.steps.gone(step)
         run, pending = step.run, step.pending
         if self._came_too_late(step):
             self.timers.discard(step)
@@ -393,64 +224,18 @@ class Engine:
         self.progressed(run)
         self.queue(run)
 
-    def step_leaves(self, step: StepTask) -> None:
-        """Its body has been interrupted, and may clean up: cancelling its run waits for that."""
-        self._leaving.setdefault(step.run.row.n, set()).add(step)
-
-    def leaving(self, run: Run) -> set[StepTask]:
-        return self._leaving.get(run.row.n, set())
-
-    def step_given_up(self, step: StepTask) -> None:
-        """It did not end within its grace period: nobody waits for it any more."""
-        self.stuck.append(step)
-        self._left(step)
-
     def step_gone(self, step: StepTask, error: BaseException | None) -> None:
-        self._left(step)
+        self.steps.gone(step)
         if step.run.cancellation is not None:
             step.run.cancellation.step_gone(step, error)
+
+    def step_leaves(self, step: StepTask) -> None:
+        self.steps.leaves(step)
 
     @property
     def is_idle(self) -> bool:
         """Nothing is queued, being loaded, looked up or committed. Steps may be in flight, runs may be waiting."""
-        return (
-            self.queue_of_runs.is_idle and self.journal.is_idle and not self.loading and not self._background
-        )
-
-    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Look something up beside the run queue."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def stop_background(self) -> None:
-        """Look up nothing any more."""
-        for task in self._background:
-            task.cancel()
-        if self._background:
-            await asyncio.wait(tuple(self._background))
-
-    def _left(self, step: StepTask) -> None:
-        if step not in self._executing:
-            return  # it was given up
-        self.steps_in_flight -= 1
-        self._executing.discard(step)
-        if (leaving := self._leaving.get(step.run.row.n)) is not None:
-            leaving.discard(step)
-            if not leaving:
-                del self._leaving[step.run.row.n]
-
-    @property
-    def has_step_tasks(self) -> bool:
-        """The body of some step is being executed."""
-        return bool(self._executing)
-
-    def progressed(self, run: Run) -> None:
-        """Something of the run's was recorded: it is not what kills the process."""
-        if run.row.recoveries:
-            run.row.recoveries = 0
-            self.append_change(run)
-            self.on_progress(run)
+        return self.queue_of_runs.is_idle and self.journal.is_idle and not self.loading and not self.is_looking_up
 
     # What actors ask for (`ActorHost`)
 
@@ -461,11 +246,11 @@ class Engine:
         child = run.child(key)
         if child is not None and not child.is_doomed:
             run.drop_child(key, child)
-            Cancellation(self, [child], "the scope that awaited it was cancelled", withdrawn=child).begin()
+            Cancellation(self, self.finishing, [child], "the scope that awaited it was cancelled", withdrawn=child).begin()
 
     def cancel_from_inside(self, run: Run, reason: str) -> None:
         if not run.is_doomed:
-            Cancellation(self, [run], reason).begin()
+            Cancellation(self, self.finishing, [run], reason).begin()
 
     def sleep_ended(self, run: Run, pending: Pending, at: float) -> None:
         row = StepRow(run.row.n, self.now(), Kind.SLEEP, pending.key, pending.step_id)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from rotor_actors.cancellation import CancelReport
 from rotor_actors.durations import Duration
 from rotor_actors.records import RunStatus
 from rotor_actors.views import RunInfo, RunTree
 
-if TYPE_CHECKING:
-    from rotor_actors.runtime import Runtime
-
 Out = TypeVar("Out")
+
+
+class Runs(Protocol):
+    """What a handle asks of its runtime."""
+
+    async def result_of(self, run_id: str, timeout: Duration | None) -> Any: ...
+
+    async def info(self, run_id: str) -> RunInfo: ...
+
+    async def tree(self, run_id: str) -> RunTree: ...
+
+    async def cancel(self, run_id: str, reason: str = "") -> CancelReport: ...
 
 
 class RunHandle(Generic[Out]):
@@ -22,10 +31,10 @@ class RunHandle(Generic[Out]):
         run_id: the run.
     """
 
-    __slots__ = ("_runtime", "run_id")
+    __slots__ = ("_runs", "run_id")
 
-    def __init__(self, runtime: Runtime, run_id: str) -> None:
-        self._runtime = runtime
+    def __init__(self, runs: Runs, run_id: str) -> None:
+        self._runs = runs
         self.run_id = run_id
 
     def __repr__(self) -> str:
@@ -46,7 +55,7 @@ class RunHandle(Generic[Out]):
 
         Cancelling the waiter cancels neither the run nor other waiters.
         """
-        result: Out = await self._runtime._result(self.run_id, timeout)  # pyright: ignore[reportPrivateUsage]
+        result: Out = await self._runs.result_of(self.run_id, timeout)
         return result
 
     async def status(self) -> RunStatus:
@@ -55,12 +64,12 @@ class RunHandle(Generic[Out]):
 
     async def info(self) -> RunInfo:
         """All that is known of the run. Raises RunNotFoundError when no run has this id."""
-        return await self._runtime.info(self.run_id)
+        return await self._runs.info(self.run_id)
 
     async def tree(self) -> RunTree:
         """The run and all below it. Raises RunNotFoundError when no run has this id."""
-        return await self._runtime.tree(self.run_id)
+        return await self._runs.tree(self.run_id)
 
     async def cancel(self, reason: str = "") -> CancelReport:
         """Cancel the run and all below it; see `Runtime.cancel`."""
-        return await self._runtime.cancel(self.run_id, reason)
+        return await self._runs.cancel(self.run_id, reason)

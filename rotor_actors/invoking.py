@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from rotor_actors.errors import RunExistsError, StoreError
 from rotor_actors.ids import child_run_id
+from rotor_actors.kernel import Kernel
 from rotor_actors.loading import ReleaseNote
 from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.records import (
@@ -27,15 +27,12 @@ from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_specs import InvokeSpec
 
-if TYPE_CHECKING:
-    from rotor_actors.engine import Engine
-
 
 class Invoking:
     """What a parent's supervisor does for its invokes."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
 
     def invoke(self, run: Run, pending: Pending, generation: int) -> None:
         """Spawn the child; or, after a recovery or in a later attempt, wait for the one that runs."""
@@ -57,11 +54,11 @@ class Invoking:
             run.actor.await_child(key, child.row.deadline)
 
     def _spawn(self, run: Run, pending: Pending, generation: int, run_id: str) -> None:
-        engine, parent, spec = self._engine, run.row, pending.spec
-        workflow = engine.registry.get(spec.workflow_id)
+        kernel, parent, spec = self._kernel, run.row, pending.spec
+        workflow = kernel.registry.get(spec.workflow_id)
         assert workflow is not None
-        now = engine.now()
-        n = engine.tree.next_n()
+        now = kernel.now()
+        n = kernel.tree.next_n()
         row = RunRow(
             n=n,
             run_id=run_id,
@@ -83,8 +80,8 @@ class Invoking:
             attempt_at=now,
             flags=RunFlag.ABANDON if spec.abandon else 0,
         )
-        seq = engine.append(run, RunCreated(row))
-        child = engine.create(row, workflow, run, run.context)
+        seq = kernel.append(run, RunCreated(row))
+        child = kernel.create(row, workflow, run, run.context)
         child.seen_seq = seq
         self._await(run, pending.key, child)
 
@@ -93,29 +90,29 @@ class Invoking:
         actor, busy = run.actor, ExitStack()
         assert isinstance(actor, RunActor)
         busy.enter_context(actor.busy())
-        self._engine.in_background(self._spawn_if_free(run, actor, busy, pending, generation, run_id))
+        self._kernel.in_background(self._spawn_if_free(run, actor, busy, pending, generation, run_id))
 
     async def _spawn_if_free(
         self, run: Run, actor: RunActor, busy: ExitStack, pending: Pending, generation: int, run_id: str
     ) -> None:
-        engine = self._engine
+        kernel = self._kernel
         with busy:
             taken = await self._is_taken(run_id)
         if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
             return
-        if taken or engine.tree.find(run_id) is not None:
+        if taken or kernel.tree.find(run_id) is not None:
             self._refuse(run, pending, run_id)
         else:
             self._spawn(run, pending, generation, run_id)
-        engine.queue(run)
+        kernel.queue(run)
 
     async def _is_taken(self, run_id: str) -> bool:
-        engine = self._engine
-        if engine.tree.find(run_id) is not None:
+        kernel = self._kernel
+        if kernel.tree.find(run_id) is not None:
             return True
         try:
-            await engine.journal.durable(engine.journal.last_seq)  # it may have begun and ended just now
-            return await engine.ports.reader.call(lambda: engine.ports.store.find(run_id)) is not None
+            await kernel.journal.durable(kernel.journal.last_seq)  # it may have begun and ended just now
+            return await kernel.ports.reader.call(lambda: kernel.ports.store.find(run_id)) is not None
         except StoreError:
             return True  # the spawn could not be committed either
 
@@ -124,7 +121,7 @@ class Invoking:
             f"{run.where}: step {pending.step_id!r} cannot spawn a run with the id {run_id!r}: another run has it; "
             f"leave run_id out, or choose one that is new"
         )
-        blob = self._engine.encode_error(error)
+        blob = self._kernel.encode_error(error)
         self._record(run, pending, OutcomeStatus.FAILED, "", blob)
 
     def timed_out(self, run: Run, pending: Pending) -> None:
@@ -139,13 +136,13 @@ class Invoking:
     def _record(
         self, run: Run, pending: Pending, status: OutcomeStatus, run_id: str, blob: bytes, child: Run | None = None
     ) -> None:
-        engine = self._engine
+        kernel = self._kernel
         note = msgspec.msgpack.encode(ReleaseNote(run_id, pending.target, blob))
-        row = StepRow(run.row.n, engine.now(), Kind.INVOKE, pending.key, pending.step_id, pending.target, status, note)
-        row.seq = seq = engine.journal.next_seq
+        row = StepRow(run.row.n, kernel.now(), Kind.INVOKE, pending.key, pending.step_id, pending.target, status, note)
+        row.seq = seq = kernel.journal.next_seq
         if child is None:
-            engine.journal.append(StepRecorded(row))
+            kernel.journal.append(StepRecorded(row))
         else:
-            engine.journal.append(Together([StepRecorded(row), RunChanged(child.snapshot())]))
-        engine.progressed(run)
+            kernel.journal.append(Together([StepRecorded(row), RunChanged(child.snapshot())]))
+        kernel.progressed(run)
         run.post(StepEnded(pending.key, Outcome(status, blob), seq, row.at, run_id, pending.target))

@@ -67,9 +67,9 @@ class Recovery:
         """Those that had begun stay admitted, whatever the limit is now."""
         if run.row.status is RunStatus.QUEUED:
             run.phase = Phase.HELD
-            self._engine.held_roots.append(run)
+            self._engine.admission.hold(run)
         else:
-            self._engine.active_roots += 1
+            self._engine.admission.take(run)
 
     def _is_under_way(self, found: LiveRun) -> bool:
         row = found.row

@@ -7,16 +7,13 @@ import contextvars
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from rotor_actors.mailbox import Mailbox
 from rotor_actors.messages import AttemptDue, Interrupt, Message
 from rotor_actors.records import History, RunFlag, RunRow
 from rotor_actors.workflow import Workflow
 from supervisors import ChildTable
-
-if TYPE_CHECKING:
-    from rotor_actors.cancellation import Cancellation
 
 
 class Phase(Enum):
@@ -40,6 +37,20 @@ class Actor(Protocol):
     def go_on(self, is_over: Callable[[], bool]) -> bool: ...
 
     def alarm(self, now: float) -> None: ...
+
+
+class Canceller(Protocol):
+    """What cancels a run, and waits for it to clean up."""
+
+    done: asyncio.Future[Any]
+    seq: int
+    report: Any
+
+    def step_gone(self, step: Any, error: BaseException | None) -> None: ...
+
+    def cleaned_up(self, run: Run, task: asyncio.Future[Any]) -> None: ...
+
+    def cut_off(self) -> None: ...
 
 
 class RunHost(Protocol):
@@ -73,9 +84,9 @@ class Run:
         self.history: History | None = None
         self.history_seq = 0
         self.waiters: list[asyncio.Future[RunRow]] | None = None
-        self.cancellation: Cancellation | None = None
-        # Cancellations of its children (withdrawn, or left by a child that ended) that are still under way.
-        self.cleaning: set[Cancellation] | None = None
+        self.cancellation: Canceller | None = None
+        # Cancellers of its children (withdrawn, or left by a child that ended) that are still under way.
+        self.cleaning: set[Canceller] | None = None
         # Cancelled, though it may still be cleaning up: nothing it does is recorded any more, no child is admitted.
         self.is_doomed = False
         self.is_queued = False
@@ -97,7 +108,7 @@ class Run:
     def snapshot(self) -> RunRow:
         return self.row.copy()
 
-    def add_cleaning(self, cancellations: Iterable[Cancellation]) -> None:
+    def add_cleaning(self, cancellations: Iterable[Canceller]) -> None:
         """These are under way below; cancelling this run waits for them."""
         if self.cleaning is None:
             self.cleaning = set()
@@ -106,7 +117,7 @@ class Run:
                 self.cleaning.add(cancellation)
                 cancellation.done.add_done_callback(partial(self._is_clean, cancellation))
 
-    def _is_clean(self, gone: Cancellation, _: object) -> None:
+    def _is_clean(self, gone: Canceller, _: object) -> None:
         if self.cleaning is not None:
             self.cleaning.discard(gone)
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from rotor_actors.cancellation import Cancellation, CancelReport
 from rotor_actors.clock import Clock, SystemClock
 from rotor_actors.durations import Duration, seconds
-from rotor_actors.engine import Engine, Options, Ports
+from rotor_actors.engine import Engine
 from rotor_actors.errors import (
     PayloadError,
     RunExistsError,
@@ -28,6 +28,7 @@ from rotor_actors.errors import (
 from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
 from rotor_actors.handle import RunHandle
 from rotor_actors.ids import Ids, RandomIds, checked_run_id
+from rotor_actors.kernel import Options, Ports
 from rotor_actors.records import RunCreated, RunRow, RunStatus
 from rotor_actors.run import Run
 from rotor_actors.service import Service
@@ -209,7 +210,7 @@ class Runtime:
         self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str
     ) -> Run:
         now, n = engine.now(), engine.tree.next_n()
-        is_queued = engine.is_full_up()
+        is_queued = engine.admission.is_full_up
         row = RunRow(
             n=n,
             run_id=run_id,
@@ -263,7 +264,8 @@ class Runtime:
 
     # Waiting
 
-    async def _result(self, run_id: str, timeout: Duration | None) -> Any:
+    async def result_of(self, run_id: str, timeout: Duration | None = None) -> Any:
+        """What `RunHandle.result` gives, by run id."""
         engine = self._engine
         limit = None if timeout is None else seconds(timeout, name="timeout")
         run = engine.tree.find(run_id)
@@ -323,7 +325,7 @@ class Runtime:
             await self._row(run_id)
             return CancelReport(already_ended=[run_id])
         if run.cancellation is None:
-            Cancellation(engine, [run], reason).begin()
+            Cancellation(engine, engine.finishing, [run], reason).begin()
         cancellation = run.cancellation
         assert cancellation is not None
         await engine.journal.durable(cancellation.seq)

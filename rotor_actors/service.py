@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from rotor_actors import set_order
-from rotor_actors.engine import Engine, Options, Ports
+from rotor_actors.engine import Engine
 from rotor_actors.errors import RuntimeStateError, StoreError, StoreFullError
+from rotor_actors.kernel import Options, Ports
 from rotor_actors.loader import Loader
 from rotor_actors.records import RunRow
 from rotor_actors.recovery import Recovery
@@ -170,7 +171,7 @@ class Service:
         loop = asyncio.get_running_loop()
         limit = loop.time() + self._options.drain_timeout
         while loop.time() < limit and not self._hurry.is_set() and self._failure is None:
-            if engine.is_idle and not engine.steps_in_flight:
+            if engine.is_idle and not engine.steps.count:
                 due = engine.timers.next_due()
                 if due is None or due - engine.now() > limit - loop.time():
                     return
@@ -195,7 +196,7 @@ class Service:
         """Interrupted steps may clean up, for a moment."""
         loop = asyncio.get_running_loop()
         limit = loop.time() + min(self._options.cancel_grace, _STOP_SECONDS)
-        while engine.steps_in_flight and loop.time() < limit and engine.has_step_tasks:
+        while engine.steps.count and loop.time() < limit and engine.steps.are_executing:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _stop_services(self) -> None:

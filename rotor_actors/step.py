@@ -323,6 +323,7 @@ def encode_data(workflow: Workflow[Any, Any], codec: Codec, data: object) -> byt
 
 
 def encode_headers(headers: Mapping[str, str] | None) -> bytes | None:
+    """Headers as stored; None for none."""
     if not headers:
         return None
     for name, value in headers.items():
@@ -334,6 +335,7 @@ def encode_headers(headers: Mapping[str, str] | None) -> bytes | None:
 
 
 def encode_retries(retries: int | RetryPolicy | None, retry_delay: Duration | None) -> bytes | None:
+    """A retry policy given with an invoke, as stored; None for the workflow's own."""
     if retries is None and retry_delay is None:
         return None
     return msgspec.msgpack.encode(RetryPolicy.of(retries, delay=retry_delay).to_record())
@@ -379,10 +381,12 @@ def invoke_error(ended: StepEnded) -> BaseException:
 
 
 def decode_error(blob: bytes | None) -> ErrorInfo:
+    """What made a run fail."""
     return msgspec.msgpack.decode(blob or b"", type=ErrorInfo)
 
 
 def decode_reason(blob: bytes | None) -> str:
+    """Why a run was cancelled, or ""."""
     return "" if blob is None else msgspec.msgpack.decode(blob, type=str)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, cast
+from typing import Any
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
@@ -36,21 +36,21 @@ def random_body(seed: int, *, size: int = 3) -> Body:
     return body
 
 
-def _members(group: BaseException) -> tuple[BaseException, ...]:
-    return cast("BaseExceptionGroup[BaseException]", group).exceptions
+def _members(error: BaseException) -> tuple[BaseException, ...] | None:
+    """Of a group; None of any other exception."""
+    return getattr(error, "exceptions", None)
 
 
 def _named(error: BaseException) -> str:
-    if isinstance(error, BaseExceptionGroup):
-        return f"{type(error).__name__}[{' '.join(map(_named, _members(error)))}]"
-    return f"{type(error).__name__}({error})" if isinstance(error, ActError) else type(error).__name__
+    name, members = type(error).__name__, _members(error)
+    if members is not None:
+        return f"{name}[{' '.join(map(_named, members))}]"
+    return f"{name}({error})" if isinstance(error, ActError) else name
 
 
 def _is_fatal(error: BaseException) -> bool:
     """The one failure that shall end the attempt."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(map(_is_fatal, _members(error)))
-    return isinstance(error, ActError) and str(error) == "fatal"
+    return any(map(_is_fatal, _members(error) or ())) or (isinstance(error, ActError) and str(error) == "fatal")
 
 
 async def _noted(play: Play, name: str, op: Callable[[], Awaitable[object]]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from kit import FragileStore, World
 
-from rotor_actors import Context, RetryPolicy, RunStatus, workflow
-from rotor_actors.errors import RuntimeStateError, StoreError, StoreFullError
+from rotor_actors import Context, RetryPolicy, RunStatus, Runtime, workflow
+from rotor_actors.errors import RunExistsError, RuntimeStateError, StoreError, StoreFullError
 from rotor_actors.records import (
     Entry,
     Kind,
@@ -214,6 +214,56 @@ async def test_a_retry_of_a_step_begins_only_when_the_failure_is_in_the_store() 
     async with World(store=store) as world:
         await world.execute(w)
         assert retries == [0, 1, 2, 3]
+
+
+async def test_however_soon_a_step_is_retried_it_waits_for_the_disk() -> None:
+    store, executed = GatedStore(), 0
+    failed = asyncio.Event()
+
+    async def flaky() -> str:
+        nonlocal executed
+        executed += 1
+        if executed == 1:
+            store.gate.clear()
+            failed.set()
+            raise OSError("flaky")
+        return "done"
+
+    @workflow(id="w", retries=0)
+    async def w(ctx: Context) -> str:
+        return await ctx.step.run("flaky", flaky, retries=RetryPolicy(1, initial=0))
+
+    async with Runtime(store, drain_timeout=0) as runtime:
+        handle = await runtime.start(w)
+        await failed.wait()
+        await turns(2_000)
+        assert executed == 1
+        store.gate.set()
+        assert await handle.result() == "done"
+
+
+async def test_a_chosen_run_id_is_in_use_even_before_the_disk_knows() -> None:
+    store, asked = GatedStore(), asyncio.Event()
+    host = asyncio.get_running_loop()
+
+    @workflow(id="quick")
+    async def quick(ctx: Context) -> None:
+        store.gate.clear()
+
+    @workflow(id="parent", retries=0)
+    async def parent(ctx: Context) -> str:
+        await ctx.step.invoke("one", workflow=quick, data=None, timeout="1h", run_id="chosen")
+        host.call_soon(asked.set)
+        with pytest.raises(RunExistsError):
+            await ctx.step.invoke("two", workflow=quick, data=None, timeout="1h", run_id="chosen")
+        return "refused"
+
+    async with Runtime(store, drain_timeout=0) as runtime:
+        handle = await runtime.start(parent)
+        await asked.wait()
+        await turns()
+        store.gate.set()
+        assert await handle.result() == "refused"
 
 
 async def test_an_attempt_begins_only_when_it_is_in_the_store() -> None:

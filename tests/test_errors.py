@@ -65,6 +65,11 @@ async def greet(ctx: Context, order: Order) -> str:
     return f"hello {order.item}"
 
 
+@workflow(id="part")
+async def part(ctx: Context, order: Order) -> str:
+    return f"goodbye {order.item}"
+
+
 @workflow(id="nothing")
 async def nothing(ctx: Context) -> None: ...
 
@@ -333,7 +338,8 @@ async def test_starting_the_same_at_once_gives_the_same_run(world: World) -> Non
 
 async def test_a_run_id_in_use_by_other_content_is_refused_with_what_has_it(world: World) -> None:
     await world.runtime.start(greet, Order("tea"), run_id="mine")
-    for workflow_, data in ((greet, Order("milk")), (nothing, None)):
+    others = [(greet, Order("milk")), (part, Order("tea")), (nothing, None)]
+    for workflow_, data in others:
         with pytest.raises(RunExistsError) as caught:
             await world.runtime.start(cast("Workflow[Any, Any]", workflow_), data, run_id="mine")
         assert "run id 'mine' belongs to a run of workflow 'greet' with other input" in str(caught.value)

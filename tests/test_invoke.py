@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 import pytest_asyncio
-from kit import World
+from kit import World, with_a_crash_after_each_entry
 
 from rotor_actors import Context, Invocation, RetryPolicy, RunStatus, Workflow, cron, workflow
 from rotor_actors.errors import (
@@ -594,6 +594,33 @@ async def test_a_recovered_parent_gets_the_ends_of_its_children_again_of_whateve
         assert len(world.store.committed(RunCreated)) == 5, "no child was spawned twice"
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("crash_after", [None, "90m", "150m", "5h"])
+async def test_a_timeout_stands_also_when_the_child_completes_before_the_next_attempt_or_replay(
+    strict: bool, crash_after: str | None
+) -> None:
+    @workflow(id="parent", retries=RetryPolicy(1, initial="1h", jitter=False))
+    async def parent(ctx: Context) -> float:
+        with pytest.raises(WorkflowTimeoutError):
+            await ctx.step.invoke("s", workflow=slow, data="3h", timeout="1h")
+        if ctx.attempt == 1:
+            raise RuntimeError("once more")
+        await ctx.step.sleep("meanwhile it completes", "4h")
+        with pytest.raises(WorkflowTimeoutError):
+            await ctx.step.invoke("again", workflow=slow, data="3h", timeout="1h")
+        return ctx.now().timestamp()
+
+    async with World(parent, slow, strict_replay=strict) as world:
+        began = world.clock.now()
+        handle = await world.runtime.start(parent)
+        if crash_after is not None:
+            await world.clock.advance(crash_after)
+            handle = (await world.reopen()).run(handle.run_id)
+        assert await world.result(handle) == began + 7 * 3600
+        assert not (await handle.info()).is_diverged
+        assert len(world.store.committed(RunCreated)) == 3
+
+
 async def test_a_running_child_is_re_attached_by_the_next_attempt_with_its_original_deadline(world: World) -> None:
     @workflow(id="parent", retries=RetryPolicy(1, initial="20m", jitter=False))
     async def parent(ctx: Context) -> list[float]:
@@ -909,6 +936,18 @@ async def test_a_run_id_that_was_given_to_a_child_just_now_is_in_use(world: Worl
         return "refused"
 
     assert await world.execute(parent) == "refused"
+
+
+async def test_a_crash_at_any_journal_position_loses_no_child_of_a_chosen_run_id() -> None:
+    @workflow(id="parent")
+    async def parent(ctx: Context) -> str:
+        one = await ctx.step.invoke("one", workflow=bill, data=Order("tea"), timeout="1m", run_id="bill-1")
+        two = await ctx.step.invoke("two", workflow=slow, data="1h", timeout="2h", run_id="nap-1")
+        return f"{one.run_id} {two.run_id}"
+
+    outcomes = await with_a_crash_after_each_entry(lambda: World(parent, bill, slow), parent)
+    assert len(outcomes) > 6
+    assert set(outcomes) == {"bill-1 nap-1"}
 
 
 async def test_of_two_parents_that_choose_one_run_id_at_once_one_is_refused(world: World) -> None:

@@ -1,6 +1,7 @@
 """Imports point down only, `supervisors` knows nothing of workflows, and no module keeps state of its own."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -116,6 +117,16 @@ def test_each_module_has_its_place_in_the_layer_list(package: str, layers: dict[
     found = {module for module in _modules() if module.split(".")[0] == package}
     assert set(_layered(package, layers)) == found, "add a new module where it belongs, drop one that is gone"
     assert len({name for names in layers.values() for name in names}) == len(found), "a module stands in two layers"
+
+
+def test_the_design_page_names_each_module_in_its_layer() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[1] for row in re.findall(r"^\| ([\w ]+) \| (.+?) \|", page, re.MULTILINE)}
+    for layer, names in ROTOR_ACTORS.items():
+        named = set(re.findall(r"`(\w+)`", rows[layer]))
+        assert named == {name.removeprefix("stores.") for name in names if name}, layer
+    for layer, names in SUPERVISORS.items():
+        assert layer == "face" or f"{layer} ({', '.join(f'`{name}`' for name in names)})" in " ".join(page.split())
 
 
 def test_imports_point_down_only() -> None:

@@ -117,4 +117,4 @@ def test_limits_are_those_of_the_code() -> None:
         assert value, row
     policy = RetryPolicy(3)
     assert (policy.initial, policy.factor, policy.maximum, policy.jitter) == (1, 2, 3600, True)
-    assert "after 1 s, 2 s, 4 s… (at most\n  1 h), less up to half of that by chance" in README
+    assert "after 1 s, 2 s, 4 s… (at most 1 h), less up to half of that by chance" in " ".join(README.split())

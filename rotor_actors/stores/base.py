@@ -32,7 +32,10 @@ class RunQuery(msgspec.Struct, frozen=True):
 class Store(Protocol):
     """Where entries go. Plain blocking calls: the runtime makes them where they block nobody.
 
-    `commit` is called by one thread at a time; the reading verbs by another, at the same time.
+    `commit` is called by one thread at a time; the reading verbs by another, at the same time. What is read is of one
+    moment, and a copy. A payload that does not match its checksum is never given: `find`, `histories` and `steps`
+    raise StoreCorruptedError naming it; `live_runs` and `list_runs`, where one run must not hide the others, leave it
+    out and mark the run with `RunFlag.DAMAGED`.
     """
 
     is_inline: bool
@@ -52,7 +55,7 @@ class Store(Protocol):
         ...
 
     def commit(self, entries: list[Entry]) -> None:
-        """Make the entries durable, all or none.
+        """Make the entries durable, all or none, as if written one after the other.
 
         Raises:
             StoreFullError: there was no room; nothing was written, and the same call may be made again.
@@ -72,9 +75,13 @@ class Store(Protocol):
         """Journal rows and children of each of the runs."""
         ...
 
-    def find(self, run_id: str) -> RunRow | None: ...
+    def find(self, run_id: str) -> RunRow | None:
+        """The run of this id."""
+        ...
 
-    def list_runs(self, query: RunQuery) -> list[RunRow]: ...
+    def list_runs(self, query: RunQuery) -> list[RunRow]:
+        """The runs that the query chooses, newest first."""
+        ...
 
     def count_by_status(self, root_n: int | None) -> dict[RunStatus, int]:
         """How many runs have each status, in one tree or in all."""
@@ -85,7 +92,7 @@ class Store(Protocol):
         ...
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        """Write a consistent copy to `path`, which must not exist."""
+        """Write a consistent copy to `path`, which must not exist; it has that name only once it is whole."""
         ...
 
     def compact(self) -> None:

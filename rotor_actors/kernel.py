@@ -1,0 +1,223 @@
+"""What all parts of the engine stand on: its services, its ports, and the acts of appending and recording.
+
+Everything in here is synchronous. What is done comes in acts: an entry is appended to the journal, and the messages
+that follow from it are posted, at once. Nothing waits for the disk but effects, and those the journal begins when
+their past is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from rotor_actors.admission import Admission
+from rotor_actors.clock import Clock
+from rotor_actors.durations import Duration, seconds
+from rotor_actors.errors import StoreError
+from rotor_actors.executor import Executor
+from rotor_actors.ids import Ids
+from rotor_actors.in_flight import StepsInFlight
+from rotor_actors.journal import Journal
+from rotor_actors.live_tree import LiveTree
+from rotor_actors.messages import AttemptDue, StepEnded
+from rotor_actors.payload import Codecs
+from rotor_actors.records import Entry, Outcome, RunChanged, RunRow, StepRecorded, StepRow
+from rotor_actors.registry import Registry
+from rotor_actors.remote_errors import record
+from rotor_actors.run import Canceller, Phase, Run
+from rotor_actors.run_queue import Runnable, RunQueue
+from rotor_actors.stores.base import Store
+from rotor_actors.threads import Threads
+from rotor_actors.timers import Timers
+from rotor_actors.workflow import Workflow
+
+# Fresh runs begin only while fewer effects than this wait for the disk: it bounds how many half-done runs are alive.
+MOST_EFFECTS_WAITING = 1_000
+_MOST_DURATIONS = 1_000
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What `Runtime` was told; durations in seconds."""
+
+    max_depth: int | None = 100
+    cancel_grace: float = 5.0
+    drain_timeout: float = 10.0
+    max_active_runs: int | None = None
+    strict_replay: bool = False
+    payload_limit: int = 4 * 2**20
+    max_recoveries: int = 10
+
+
+class Ports(msgspec.Struct):
+    """What the engine gets from outside: time, chance, names, a disk, and where blocking calls are made."""
+
+    clock: Clock
+    ids: Ids
+    rng: random.Random
+    store: Store
+    writer: Executor
+    reader: Executor
+
+
+class Kernel(ABC):
+    """The services of one engine. Who drives runs (`drive`, `alarm`) is above: see `Engine`."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        options: Options,
+        *,
+        last_numbers: tuple[int, int],
+        on_store_failure: Callable[[StoreError], None],
+    ) -> None:
+        self.ports = ports
+        self.options = options
+        self.registry = Registry(Codecs(options.payload_limit), self._workflow_appeared)
+        self.queue_of_runs = RunQueue(ports.clock.monotonic, self._may_begin, self._slice_ended, self.actor_broke)
+        self.journal = Journal(
+            ports.store, ports.writer, last_numbers[1], self.queue_of_runs.start_soon, on_store_failure
+        )
+        self.timers = Timers(ports.clock)
+        self.threads = Threads()
+        self.tree = LiveTree(last_numbers[0])
+        self.admission = Admission(options.max_active_runs)
+        self.steps = StepsInFlight()
+        # Those under way: whoever waits for one gets its report also when the runtime closes before it is done.
+        self.cancellations: set[Canceller] = set()
+        # What was abandoned is kept from being collected: it may still run.
+        self.stuck: list[object] = []
+        self.on_progress: Callable[[Run], None] = lambda run: None
+        self._last_now = 0.0
+        self._durations: dict[str, float] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    # Who drives runs
+
+    @abstractmethod
+    def drive(self, run: Run, is_over: Callable[[], bool]) -> bool:
+        """Let a run go on."""
+
+    @abstractmethod
+    def alarm(self, run: Run, now: float) -> None:
+        """Something of a run's is due."""
+
+    @abstractmethod
+    def actor_broke(self, runnable: Runnable, error: BaseException) -> None:
+        """An error of ours escaped from an actor."""
+
+    # Time, chance, appending
+
+    def now(self) -> float:
+        """Wall time that never goes back: the record's times are in the record's order."""
+        now = self.ports.clock.now()
+        if now < self._last_now:
+            return self._last_now
+        self._last_now = now
+        return now
+
+    def seconds(self, value: Duration, name: str, maximum: float | None) -> float:
+        """A duration above zero. Texts are parsed once."""
+        known = self._durations.get(value) if type(value) is str else None
+        if known is None or (maximum is not None and known > maximum):
+            known = seconds(value, name=name, exclusive=True, maximum=maximum)
+            if type(value) is str and len(self._durations) < _MOST_DURATIONS:
+                self._durations[value] = known
+        return known
+
+    def chance(self) -> float:
+        return self.ports.rng.random()
+
+    def append(self, run: Run, entry: Entry) -> int:
+        """Append a fact of `run`'s: it is in its causal past from now on."""
+        run.seen_seq = seq = self.journal.append(entry)
+        return seq
+
+    def append_change(self, run: Run) -> int:
+        return self.append(run, RunChanged(run.snapshot()))
+
+    def encode_error(self, error: BaseException) -> bytes:
+        return msgspec.msgpack.encode(record(error, self.registry.codecs))
+
+    def record_outcome(self, run: Run, row: StepRow, outcome: Outcome) -> None:
+        """Record a step's outcome and post it, in one act."""
+        row.seq = seq = self.journal.next_seq
+        self.journal.append(StepRecorded(row))
+        self.progressed(run)
+        run.post(StepEnded(row.key, outcome, seq, row.at))
+
+    def progressed(self, run: Run) -> None:
+        """Something of the run's was recorded: it is not what kills the process."""
+        if run.row.recoveries:
+            run.row.recoveries = 0
+            self.append_change(run)
+            self.on_progress(run)
+
+    # Runs
+
+    def queue(self, run: Run) -> None:
+        if not run.is_queued:
+            run.is_queued = True
+            if run.phase is Phase.FRESH:
+                self.queue_of_runs.push_fresh(run)
+            else:
+                self.queue_of_runs.push(run)
+
+    def _may_begin(self) -> bool:
+        return self.journal.effects_waiting < MOST_EFFECTS_WAITING
+
+    def _slice_ended(self) -> None:
+        self.journal.kick()
+
+    def create(
+        self, row: RunRow, workflow: Workflow[Any, Any], parent: Run | None, context: contextvars.Context | None
+    ) -> Run:
+        """A run that has just been appended; it goes on at once, or when it is admitted.
+
+        Its row is its own: the entry keeps what was appended, whatever happens before it is committed. So is its
+        context: what its body sets there is not for its parent to see.
+        """
+        run = Run(self, row.copy(), parent, Phase.FRESH)
+        run.workflow, run.context = workflow, None if context is None else context.copy()
+        self.tree.add(run)
+        if parent is not None or self.admission.admit(run):
+            self.queue(run)
+        return run
+
+    def admit_held(self) -> None:
+        """Let as many of the held top-level runs begin as the limit allows, oldest first."""
+        while (run := self.admission.next_held()) is not None:
+            run.phase = Phase.FRESH
+            self.queue(run)
+
+    def _workflow_appeared(self, workflow: Workflow[Any, Any]) -> None:
+        for run in self.tree.orphans_of(workflow.id):
+            run.workflow = workflow
+            if not self.admission.is_held(run):
+                run.phase = Phase.STORED
+                run.post(AttemptDue(0.0))
+        self.admit_held()
+
+    # Looking things up, beside the run queue
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Look something up beside the run queue."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def stop_background(self) -> None:
+        """Look up nothing any more."""
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(tuple(self._background))
+
+    @property
+    def is_looking_up(self) -> bool:
+        return bool(self._background)
