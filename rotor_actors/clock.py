@@ -102,6 +102,12 @@ class ManualClock:
         heapq.heappush(self._due, (when, next(self._order), timer))
         return timer
 
+    def next_due(self) -> float | None:
+        """When the next timer is due; None when there is none."""
+        while self._due and self._due[0][2].callback is None:
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else None
+
     def attach(self, settle: Callable[[], Awaitable[None]]) -> None:
         """Have `settle` awaited before and after each step in time. A runtime attaches itself."""
         self._settlers.append(settle)

@@ -362,7 +362,7 @@ class RunActor:
         if task.cancelled() or self._failures is None:
             return []
         ended_by = _leaves_and_causes(task.exception())
-        return [key for error, key in self._failures if any(error is leaf for leaf in ended_by)]
+        return [key for error, key in self._failures if id(error) in ended_by]
 
     def _close(self, why: str) -> None:
         """Interrupt what is left of it; nothing of it is recorded. Children in flight stay: that is no withdrawal."""
@@ -553,14 +553,15 @@ def _once() -> Callable[[], bool]:
     return lambda: next(looks, None) is None
 
 
-def _leaves_and_causes(error: BaseException | None) -> list[BaseException]:
-    found: list[BaseException] = []
+def _leaves_and_causes(error: BaseException | None) -> dict[int, BaseException]:
+    """By identity: there may be many, and exceptions need not be hashable."""
+    found: dict[int, BaseException] = {}
     todo = [error]
     while todo:
         each = todo.pop()
-        if each is None or any(each is known for known in found):
+        if each is None or id(each) in found:
             continue
-        found.append(each)
+        found[id(each)] = each
         todo.append(each.__cause__)
         if isinstance(each, BaseExceptionGroup):
             todo.extend(cast(Sequence[BaseException], each.exceptions))

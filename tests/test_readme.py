@@ -1,5 +1,6 @@
 """What the README shows is run, exactly as it is printed there."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from rotor_actors import RetryPolicy, Runtime, durations, errors
 from rotor_actors import step as steps
 from rotor_actors import threads as worker_threads
+from rotor_actors.kernel import Options
 from rotor_actors.workflow import DEFAULT_RETRIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +101,7 @@ def test_errors_that_are_named_exist() -> None:
 
 def test_limits_are_those_of_the_code() -> None:
     """Each number of the table beside the place that it comes from."""
-    options = Runtime(":memory:")._options  # pyright: ignore[reportPrivateUsage]
+    options = Options()  # of a runtime that was told nothing: see the next test
     limits = README.split("\n## Limits\n")[1].split("\n## ")[0]
     for row, value in [
         ("| `timeout` of an invoke | at most 24 h |", steps.LONGEST_INVOKE == 24 * 3600),
@@ -118,3 +120,12 @@ def test_limits_are_those_of_the_code() -> None:
     policy = RetryPolicy(3)
     assert (policy.initial, policy.factor, policy.maximum, policy.jitter) == (1, 2, 3600, True)
     assert "after 1 s, 2 s, 4 s… (at most 1 h), less up to half of that by chance" in " ".join(README.split())
+
+
+def test_a_runtime_that_is_told_nothing_has_those_limits() -> None:
+    defaults = {name: each.default for name, each in inspect.signature(Runtime).parameters.items()}
+    options = Options()
+    for name in ("max_depth", "max_active_runs", "strict_replay", "payload_limit", "max_recoveries"):
+        assert defaults[name] == getattr(options, name), name
+    for name in ("cancel_grace", "drain_timeout"):
+        assert durations.seconds(defaults[name], name=name) == getattr(options, name), name
