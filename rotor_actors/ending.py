@@ -17,6 +17,7 @@ from rotor_actors.errors import (
     NonDeterminismError,
     PayloadError,
     RotorError,
+    RunExistsError,
     StepRefusedError,
     WorkflowDefinitionError,
 )
@@ -42,7 +43,7 @@ from rotor_actors.run import Phase, Run
 
 # The code is wrong, and the same code would fail in the same way again.
 _PROGRAMMING_ERRORS = (DurationError, EffectOutsideStepError, InvokeDepthError, InvokeTargetError, NonDeterminismError,
-                       PayloadError, StepRefusedError, WorkflowDefinitionError)  # fmt: skip
+                       PayloadError, RunExistsError, StepRefusedError, WorkflowDefinitionError)  # fmt: skip
 
 _OUTCOME_OF = {RunStatus.COMPLETED: OutcomeStatus.COMPLETED, RunStatus.FAILED: OutcomeStatus.FAILED}
 

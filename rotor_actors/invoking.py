@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import msgspec
 
@@ -81,6 +81,7 @@ class Invoking:
             flags=RunFlag.ABANDON if spec.abandon else 0,
         )
         seq = kernel.append(run, RunCreated(row))
+        kernel.progressed(run)
         child = kernel.create(row, workflow, run, run.context)
         child.seen_seq = seq
         self._await(run, pending.key, child)
@@ -96,15 +97,18 @@ class Invoking:
         self, run: Run, actor: RunActor, busy: ExitStack, pending: Pending, generation: int, run_id: str
     ) -> None:
         kernel = self._kernel
-        with busy:
-            taken = await self._is_taken(run_id)
-        if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
-            return
-        if taken or kernel.tree.find(run_id) is not None:
-            self._refuse(run, pending, run_id)
-        else:
-            self._spawn(run, pending, generation, run_id)
-        kernel.queue(run)
+        async with kernel.claims.hold(run_id):
+            with busy:
+                taken = await self._is_taken(run_id)
+            if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
+                return
+            if taken:
+                self._refuse(run, pending, run_id)
+            else:
+                self._spawn(run, pending, generation, run_id)
+            kernel.queue(run)
+            with suppress(StoreError):  # all who wait are told
+                await kernel.journal.durable(kernel.journal.last_seq)
 
     async def _is_taken(self, run_id: str) -> bool:
         kernel = self._kernel

@@ -178,7 +178,7 @@ class Journal:
         try:
             await self._write(entries)
         except StoreError as error:
-            self._fail(error)
+            self.fail(error)
             return
         self._batches.popleft()
         self.durable_seq = max(self.durable_seq, batch.last_seq)
@@ -218,7 +218,7 @@ class Journal:
             self._rests = {n: rest for n, rest in self._rests.items() if rest.rest_seq > upto_seq}
         return taken
 
-    def _fail(self, error: StoreError) -> None:
+    def fail(self, error: StoreError) -> None:
         self.failure = error
         self.leave_nobody_waiting(error)
         self._on_failure(error)

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from rotor_actors.admission import Admission
+from rotor_actors.claims import Claims
 from rotor_actors.clock import Clock
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import StoreError
@@ -88,6 +89,7 @@ class Kernel(ABC):
         self.tree = LiveTree(last_numbers[0])
         self.admission = Admission(options.max_active_runs)
         self.steps = StepsInFlight()
+        self.claims = Claims()
         # Those under way: whoever waits for one gets its report also when the runtime closes before it is done.
         self.cancellations: set[Canceller] = set()
         # What was abandoned is kept from being collected: it may still run.

@@ -7,7 +7,7 @@ import logging
 import msgspec
 
 from rotor_actors.engine import Engine
-from rotor_actors.errors import ErrorInfo, StoreCorruptedError
+from rotor_actors.errors import ErrorInfo, StoreCorruptedError, StoreError
 from rotor_actors.records import History, RunStatus
 from rotor_actors.run import Phase, Run
 
@@ -31,8 +31,12 @@ class Loader:
             del engine.to_load[:RUNS_PER_READ]
             if not engine.to_load:
                 engine.load_wanted.clear()
-            await self._load(wanted)
-            engine.loading -= len(wanted)
+            try:
+                await self._load(wanted)
+            except StoreError as error:
+                engine.journal.fail(error)  # what cannot be read cannot go on; reopening tries again
+            finally:
+                engine.loading -= len(wanted)
 
     async def _load(self, runs: list[Run]) -> None:
         """What is appended after now is in the runs' mailboxes; what was appended before must be durable to be read."""

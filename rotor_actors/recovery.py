@@ -16,7 +16,7 @@ from rotor_actors.errors import ErrorInfo
 from rotor_actors.messages import AttemptDue
 from rotor_actors.records import Entry, RunChanged, RunFlag, RunStatus, Together
 from rotor_actors.run import Phase, Run
-from rotor_actors.stores.base import LiveRun
+from rotor_actors.stores.base import LiveRun, Store
 
 _logger = logging.getLogger("rotor_actors")
 
@@ -33,9 +33,11 @@ class Recovery:
         self._suspects: list[Run] = []
         self._on_probation: Run | None = None
         self._survivors: list[Run] = []
+        self._adopters: dict[int, int | None] = {}
 
-    def begin(self, live: list[LiveRun]) -> None:
-        """Build the tree and let go on what was under way."""
+    def begin(self, live: list[LiveRun], adopters: dict[int, int | None]) -> None:
+        """Build the tree and let go on what was under way; for `adopters` see `find_adopters`."""
+        self._adopters = adopters
         for found in live:
             self._place(found)
         self._set_aside_damaged(live)
@@ -55,8 +57,9 @@ class Recovery:
         run.workflow = engine.registry.get(row.workflow_id)
         run.seen_seq = found.newest_seq
         engine.tree.add(run)
-        if parent is None and row.parent_n is not None:
-            engine.tree.adopt(run, engine.tree.get(row.root_n))
+        adopter = self._adopters.get(row.n)
+        if adopter is not None:
+            engine.tree.adopt(run, engine.tree.get(adopter))
         if row.parent_n is None:
             self._admit(run)
         if run.workflow is None:
@@ -179,3 +182,20 @@ class Recovery:
             _logger.warning("… and %d more runs of workflows that are not registered", len(orphans) - 10)
 
 
+def find_adopters(store: Store, live: list[LiveRun]) -> dict[int, int | None]:
+    """Of each run that has outlived its parent: the nearest one above it that has not ended, or None."""
+    living = {found.row.n for found in live}
+    rows = (found.row for found in live)
+    above = {row.n: row.parent_n for row in rows if row.parent_n is not None and row.parent_n not in living}
+    adopters: dict[int, int | None] = {}
+    while above:
+        parents = store.parents_of(sorted(set(above.values())))
+        climbing: dict[int, int] = {}
+        for n, ended in above.items():
+            parent = parents.get(ended)
+            if parent is None or parent in living:
+                adopters[n] = parent
+            else:
+                climbing[n] = parent
+        above = climbing
+    return adopters

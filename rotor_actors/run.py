@@ -164,12 +164,9 @@ class Run:
         return iter(()) if self.children is None else self.children.shutdown_order()
 
 
-def subtree(tops: list[Run], *, follow: Callable[[Run], bool] = lambda run: True) -> list[Run]:
-    """The runs and all that run below them, parents before children; iterative, for a tree may be deep.
-
-    `follow` says of a child whether it is taken; what it refuses is left out with all below it.
-    """
+def subtree(tops: list[Run]) -> list[Run]:
+    """The runs and all that run below them, parents before children; iterative, for a tree may be deep."""
     found = list(tops)
     for run in found:
-        found.extend(child for child in run.each_child() if not child.is_doomed and follow(child))
+        found.extend(child for child in run.each_child() if not child.is_doomed)
     return found

@@ -10,9 +10,9 @@ from typing import Protocol
 
 _logger = logging.getLogger("rotor_actors")
 
-SLICE_SECONDS = 0.004
+SLICE_SECONDS = 0.002
 # A released step is cheap to start but then runs in the loop's next pass, outside of any slice: so many a slice.
-STARTS_PER_SLICE = 128
+STARTS_PER_SLICE = 32
 LOOKS_PER_SLICE = 2_000
 
 

@@ -119,7 +119,6 @@ class Runtime:
         )
         self._workflows = tuple(workflows)
         self._service: Service | None = None
-        self._starting: dict[str, asyncio.Future[None]] = {}
 
     # Opening and closing
 
@@ -232,10 +231,7 @@ class Runtime:
         self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str
     ) -> RunHandle[Any]:
         """Start under an id of the caller's choice: of two callers at once, one waits for the other."""
-        while (other := self._starting.get(run_id)) is not None:
-            await asyncio.wait([other])
-        self._starting[run_id] = asyncio.get_running_loop().create_future()
-        try:
+        async with engine.claims.hold(run_id):
             existing = await self._find(engine, run_id)
             if existing is None:
                 self._accepting()
@@ -243,8 +239,6 @@ class Runtime:
                 await engine.journal.durable(run.seen_seq)
             else:
                 self._check_same(engine, existing, workflow, data)
-        finally:
-            self._starting.pop(run_id).set_result(None)
         return RunHandle(self, run_id)
 
     async def _find(self, engine: Engine, run_id: str) -> RunRow | None:

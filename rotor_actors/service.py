@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from rotor_actors import set_order
@@ -13,7 +14,7 @@ from rotor_actors.errors import RuntimeStateError, StoreError, StoreFullError
 from rotor_actors.kernel import Options, Ports
 from rotor_actors.loader import Loader
 from rotor_actors.records import RunRow
-from rotor_actors.recovery import Recovery
+from rotor_actors.recovery import Recovery, find_adopters
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.workflow import Workflow
@@ -41,6 +42,7 @@ class Service:
         self._is_stopped = False
         self._closing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -70,6 +72,7 @@ class Service:
         try:
             await ports.writer.call(ports.store.open)
             live = await ports.reader.call(ports.store.live_runs)
+            adopters = await ports.reader.call(partial(find_adopters, ports.store, live))
             numbers = await ports.reader.call(ports.store.last_numbers)
             self._engine = engine = Engine(ports, self._options, last_numbers=numbers, on_store_failure=self._failed)
             for workflow in workflows:
@@ -78,11 +81,13 @@ class Service:
             await self._supervisor.start_child(ChildSpec("journal", engine.journal.serve))
             await self._supervisor.start_child(ChildSpec("loader", Loader(engine).serve))
         except BaseException:
+            await self._stop_services()
             await self._release_store()
             raise
+        self._watcher = asyncio.get_running_loop().create_task(self._watch_services())
         self._is_accepting = True
         self._recovery = Recovery(engine)
-        self._recovery.begin(live)
+        self._recovery.begin(live, adopters)
         engine.queue_of_runs.poke()
         attach = getattr(ports.clock, "attach", None)
         if attach is not None:
@@ -199,7 +204,21 @@ class Service:
         while engine.steps.count and loop.time() < limit and engine.steps.are_executing:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
 
+    async def _watch_services(self) -> None:
+        """Without its journal or its loader the runtime would stand still and say nothing."""
+        try:
+            await self._supervisor.wait()
+        except MaxRestartsExceeded as error:
+            failure = StoreError(f"a service of the runtime failed again and again, so it stops: {error}")
+            failure.__cause__ = error
+            self._failed(failure)
+
     async def _stop_services(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        if not self._supervisor.is_running:
+            return
         try:
             await self._supervisor.stop()
         except MaxRestartsExceeded as error:

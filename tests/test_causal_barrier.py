@@ -16,6 +16,7 @@ from rotor_actors.records import (
     Entry,
     Kind,
     RunCreated,
+    RunRow,
     RunsCancelled,
     StepRecorded,
     flatten,
@@ -264,6 +265,49 @@ async def test_a_chosen_run_id_is_in_use_even_before_the_disk_knows() -> None:
         await turns()
         store.gate.set()
         assert await handle.result() == "refused"
+
+
+class SlowToAnswerStore(GatedStore):
+    """A store whose second answer about the run "chosen" is true when it is read, and late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.is_late = threading.Event()
+
+    def find(self, run_id: str) -> RunRow | None:
+        found = super().find(run_id)
+        if run_id == "chosen":
+            self.asked += 1
+            if self.asked == 2:
+                self.is_late.wait(0.5)
+        return found
+
+
+@pytest.mark.parametrize("second", ["invoke", "start"])
+async def test_of_two_that_choose_one_run_id_at_once_the_later_learns_of_the_earlier(second: str) -> None:
+    store, host = SlowToAnswerStore(), asyncio.get_running_loop()
+
+    @workflow(id="quick")
+    async def quick(ctx: Context, n: int) -> None:
+        host.call_later(0.01, store.is_late.set)
+
+    @workflow(id="parent", retries=0)
+    async def parent(ctx: Context, n: int) -> str:
+        try:
+            return (await ctx.step.invoke("q", workflow=quick, data=n, timeout="1h", run_id="chosen")).run_id
+        except RunExistsError:
+            return "refused"
+
+    async def start() -> str:
+        try:
+            return (await runtime.start(quick, 2, run_id="chosen")).run_id
+        except RunExistsError:
+            return "refused"
+
+    async with Runtime(store, drain_timeout=0) as runtime:
+        ends = await asyncio.gather(runtime.execute(parent, 1), runtime.execute(parent, 2) if second == "invoke" else start())
+        assert sorted(ends) == ["chosen", "refused"]
 
 
 async def test_an_attempt_begins_only_when_it_is_in_the_store() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 import pytest_asyncio
-from kit import World, with_a_crash_after_each_entry
+from kit import FragileStore, World, with_a_crash_after_each_entry
 
-from rotor_actors import Context, Invocation, RetryPolicy, RunStatus, Workflow, cron, workflow
+from rotor_actors import Context, Invocation, RetryPolicy, RunStatus, Runtime, Workflow, cron, workflow
 from rotor_actors.errors import (
     DurationError,
     InvokeDepthError,
@@ -26,7 +27,7 @@ from rotor_actors.errors import (
     WorkflowTimeoutError,
 )
 from rotor_actors.ids import child_run_id, step_key
-from rotor_actors.records import RunCreated, RunsCancelled
+from rotor_actors.records import History, RunCreated, RunsCancelled
 
 pytestmark = pytest.mark.asyncio
 
@@ -41,6 +42,23 @@ class Order:
 class Receipt:
     text: str
     total: int
+
+
+class SlowReadingStore(FragileStore):
+    """A store with a disk, whose histories can be read only while `may_read` is set."""
+
+    is_inline = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_read, self.reading = threading.Event(), threading.Event()
+        self.may_read.set()
+
+    def histories(self, ns: list[int]) -> dict[int, History]:
+        self.reading.set()
+        found = super().histories(ns)
+        assert self.may_read.wait(10), "nobody let it read"
+        return found
 
 
 @pytest_asyncio.fixture
@@ -596,10 +614,11 @@ async def test_a_recovered_parent_gets_the_ends_of_its_children_again_of_whateve
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("crash_after", [None, "90m", "150m", "5h"])
-async def test_a_timeout_stands_also_when_the_child_completes_before_the_next_attempt_or_replay(
-    strict: bool, crash_after: str | None
+@pytest.mark.parametrize("delay", [1, 3])
+async def test_a_timeout_stands_also_when_the_child_completes_before_the_next_attempt_or_in_it(
+    strict: bool, crash_after: str | None, delay: int
 ) -> None:
-    @workflow(id="parent", retries=RetryPolicy(1, initial="1h", jitter=False))
+    @workflow(id="parent", retries=RetryPolicy(1, initial=delay * 3600, maximum="9h", jitter=False))
     async def parent(ctx: Context) -> float:
         with pytest.raises(WorkflowTimeoutError):
             await ctx.step.invoke("s", workflow=slow, data="3h", timeout="1h")
@@ -616,7 +635,7 @@ async def test_a_timeout_stands_also_when_the_child_completes_before_the_next_at
         if crash_after is not None:
             await world.clock.advance(crash_after)
             handle = (await world.reopen()).run(handle.run_id)
-        assert await world.result(handle) == began + 7 * 3600
+        assert await world.result(handle) == began + (6 + delay) * 3600
         assert not (await handle.info()).is_diverged
         assert len(world.store.committed(RunCreated)) == 3
 
@@ -727,6 +746,56 @@ async def test_a_crash_in_a_later_attempt_before_an_inherited_child_is_asked_for
             assert await world.result(handle.run_id) == "slept 30m"
             assert len(world.store.committed(RunCreated)) == 2
             assert not (await world.runtime.info(handle.run_id)).is_diverged
+
+
+async def test_a_child_that_ends_while_the_next_attempt_is_being_loaded_answers_as_it_will_on_replay() -> None:
+    store, began, ended, crash = SlowReadingStore(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    orders: list[list[str]] = []
+
+    async def hold() -> None:
+        began.set()
+        await ended.wait()
+
+    @workflow(id="child")
+    async def child(ctx: Context) -> None:
+        await ctx.step.run("hold", hold)
+
+    @workflow(id="parent", retries=RetryPolicy(1, initial=0))
+    async def parent(ctx: Context) -> None:
+        order: list[str] = []
+
+        async def local() -> None:
+            await ctx.step.run("until it runs", began.wait)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            order.append("local")
+            if ctx.attempt == 1:
+                store.may_read.clear()
+                raise RuntimeError("once more")
+
+        async def invoke() -> None:
+            await ctx.step.invoke("c", workflow=child, data=None, timeout="1h", run_id="child")
+            order.append("child")
+
+        await asyncio.gather(invoke(), local())
+        orders.append(order)
+        await ctx.step.run("the crash comes here", crash.wait)
+
+    async with Runtime(store, workflows=[parent, child], drain_timeout=0) as runtime:
+        await runtime.start(parent, run_id="parent")
+        while not store.reading.is_set():
+            await asyncio.sleep(0.001)
+        ended.set()
+        while (row := store.find("child")) is None or not row.status.is_terminal:
+            await asyncio.sleep(0.001)
+        store.may_read.set()
+        while not orders:
+            await asyncio.sleep(0.001)
+    crash.set()
+    async with Runtime(store, workflows=[parent, child], drain_timeout=0, strict_replay=True) as runtime:
+        await runtime.run("parent").result()
+    assert orders == [["child", "local"]] * 2
+    assert len(store.committed(RunCreated)) == 2
 
 
 async def test_children_that_end_while_their_parent_is_being_loaded_are_not_spawned_again() -> None:

@@ -31,7 +31,9 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "stores.sqlite", "stores.memory", "journal",
     ),
     "what authors see": ("step_specs", "step", "context", "define"),
-    "actors": ("threads", "timers", "run_queue", "run", "live_tree", "step_task", "run_actor", "admission", "in_flight"),
+    "actors": ("threads", "timers", "run_queue", "run", "live_tree", "step_task", "run_actor", "admission", "claims",
+        "in_flight",
+    ),
     "engine": (
         "kernel", "finishing", "invoking", "cancellation", "ending", "engine", "loader", "recovery", "service",
     ),

@@ -75,6 +75,10 @@ class Store(Protocol):
         """Journal rows and children of each of the runs."""
         ...
 
+    def parents_of(self, ns: list[int]) -> dict[int, int | None]:
+        """The number of the parent of each of the runs, None for a top-level one."""
+        ...
+
     def find(self, run_id: str) -> RunRow | None:
         """The run of this id."""
         ...

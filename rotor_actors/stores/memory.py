@@ -80,6 +80,9 @@ class MemoryStore:
             if n == entry.withdrawn:
                 run.flags |= RunFlag.WITHDRAWN
 
+    def parents_of(self, ns: list[int]) -> dict[int, int | None]:
+        return {n: self._runs[n].parent_n for n in ns}
+
     def last_numbers(self) -> tuple[int, int]:
         return max(self._runs, default=0), self._last_seq
 

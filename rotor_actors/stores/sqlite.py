@@ -177,6 +177,11 @@ class SQLiteStore:
                 found[child.parent_n].children.append(child)
         return found
 
+    def parents_of(self, ns: list[int]) -> dict[int, int | None]:
+        sql = "SELECT n, parent_n FROM runs WHERE n IN (SELECT value FROM json_each(?))"
+        with self._snapshot() as reader:
+            return dict(reader.execute(sql, (json.dumps(ns),)).fetchall())
+
     def steps(self, n: int) -> list[StepRow]:
         with self._snapshot() as reader:
             return list(map(self._decoder.step, _STEPS.of_groups(reader, "n", (n,), "seq")))
