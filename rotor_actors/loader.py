@@ -35,8 +35,11 @@ class Loader:
                 await self._load(wanted)
             except StoreError as error:
                 engine.journal.fail(error)  # what cannot be read cannot go on; reopening tries again
-            finally:
-                engine.loading -= len(wanted)
+            except Exception:
+                engine.to_load[:0] = wanted  # for the next life of this service
+                engine.load_wanted.set()
+                raise
+            engine.loading -= len(wanted)
 
     async def _load(self, runs: list[Run]) -> None:
         """What is appended after now is in the runs' mailboxes; what was appended before must be durable to be read."""

@@ -306,7 +306,9 @@ async def test_of_two_that_choose_one_run_id_at_once_the_later_learns_of_the_ear
             return "refused"
 
     async with Runtime(store, drain_timeout=0) as runtime:
-        ends = await asyncio.gather(runtime.execute(parent, 1), runtime.execute(parent, 2) if second == "invoke" else start())
+        ends = await asyncio.gather(
+            runtime.execute(parent, 1), runtime.execute(parent, 2) if second == "invoke" else start()
+        )
         assert sorted(ends) == ["chosen", "refused"]
 
 
