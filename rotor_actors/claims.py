@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
@@ -14,7 +14,7 @@ class Claims:
         self._held: dict[str, asyncio.Event] = {}
 
     @asynccontextmanager
-    async def hold(self, run_id: str) -> AsyncIterator[None]:
+    async def hold(self, run_id: str) -> AsyncGenerator[None, None]:
         """Hold a run id from looking it up until its run is in the store: in between, neither place knows of it."""
         while (other := self._held.get(run_id)) is not None:
             await other.wait()

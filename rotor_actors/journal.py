@@ -25,6 +25,9 @@ _logger = logging.getLogger("rotor_actors")
 # Large enough that a commit's fixed cost is small beside it, small enough that encoding it (a millisecond of the
 # interpreter for each few hundred entries) never keeps the loop waiting for long.
 ENTRIES_PER_COMMIT = 2_000
+ENOUGH_ENTRIES = 500
+# Nobody may be kept waiting for a commit because nobody asked for one.
+GATHER_SECONDS = 0.005
 
 FULL_RETRY_SECONDS = 0.5
 
@@ -73,6 +76,7 @@ class Journal:
         self._flushers: dict[asyncio.Future[None], int] = {}  # in the order in which they came
         self._impatient: set[asyncio.Future[None]] = set()
         self._is_direct = False
+        self._is_committing = False
         self.effects_waiting = 0
         self.failure: StoreError | None = None
         self.is_full = False
@@ -147,6 +151,12 @@ class Journal:
         """All that was appended is durable."""
         return self.durable_seq >= self.last_seq and not self._rests
 
+    @property
+    def has_enough(self) -> bool:
+        """So much was appended that a commit's fixed cost is small beside it."""
+        waiting = len(self._batches) - self._is_committing
+        return waiting > 1 or len(self._batches[-1].entries) >= ENOUGH_ENTRIES
+
     def kick(self) -> None:
         """Commit what was appended, as soon as the commit under way is done."""
         if self._batches[0].entries or self._rests:
@@ -167,19 +177,31 @@ class Journal:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self.failure is None and (self._batches[0].entries or self._rests):
+            if self.failure is None and (self._batches[0].entries or self._rests):
                 await self._commit_next()
+            if self.failure is None:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        """What was appended while the last commit was under way is the next: at once where there is enough of it."""
+        if self.has_enough:
+            self._wake.set()
+        elif self._batches[0].entries:
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wake.set)
 
     async def _commit_next(self) -> None:
         batch = self._batches[0]  # stays there, to be found by when_durable while it is being committed
         if len(self._batches) == 1:
             self._batches.append(_Batch(batch.last_seq))
         entries = batch.entries + self._take_rests(batch.last_seq)
+        self._is_committing = True
         try:
             await self._write(entries)
         except StoreError as error:
             self.fail(error)
             return
+        finally:
+            self._is_committing = False
         self._batches.popleft()
         self.durable_seq = max(self.durable_seq, batch.last_seq)
         self.effects_waiting -= len(batch.effects)

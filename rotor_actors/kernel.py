@@ -40,6 +40,8 @@ from rotor_actors.workflow import Workflow
 
 # Fresh runs begin only while fewer effects than this wait for the disk: it bounds how many half-done runs are alive.
 MOST_EFFECTS_WAITING = 1_000
+# For how many slices a busy runtime gathers entries before it commits what is less than enough.
+SLICES_PER_COMMIT = 5
 _MOST_DURATIONS = 1_000
 
 
@@ -95,6 +97,7 @@ class Kernel(ABC):
         # What was abandoned is kept from being collected: it may still run.
         self.stuck: list[object] = []
         self.on_progress: Callable[[Run], None] = lambda run: None
+        self._slices_gathered = 0
         self._last_now = 0.0
         self._durations: dict[str, float] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -173,8 +176,12 @@ class Kernel(ABC):
     def _may_begin(self) -> bool:
         return self.journal.effects_waiting < MOST_EFFECTS_WAITING
 
-    def _slice_ended(self) -> None:
-        self.journal.kick()
+    def _slice_ended(self, is_busy: bool) -> None:
+        """Have the journal commit. While there is more to do it gathers a little first: a commit has its price."""
+        self._slices_gathered += 1
+        if not is_busy or self._slices_gathered >= SLICES_PER_COMMIT or self.journal.has_enough:
+            self._slices_gathered = 0
+            self.journal.kick()
 
     def create(
         self, row: RunRow, workflow: Workflow[Any, Any], parent: Run | None, context: contextvars.Context | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol, cast
@@ -564,5 +564,5 @@ def _leaves_and_causes(error: BaseException | None) -> dict[int, BaseException]:
         found[id(each)] = each
         todo.append(each.__cause__)
         if isinstance(each, BaseExceptionGroup):
-            todo.extend(cast(Sequence[BaseException], each.exceptions))
+            todo.extend(cast("BaseExceptionGroup[BaseException]", each).exceptions)
     return found

@@ -30,7 +30,8 @@ class RunQueue:
     Args:
         monotonic: the clock that slices are measured by.
         may_begin: says whether something fresh may begin.
-        when_idle: called each time a slice ends, so that what it appended can be committed.
+        slice_ended: called each time a slice ends, so that what it appended can be committed; it is told whether
+            there is more to do at once.
         on_error: called with an exception that escaped from an actor; the others go on.
     """
 
@@ -38,12 +39,12 @@ class RunQueue:
         self,
         monotonic: Callable[[], float],
         may_begin: Callable[[], bool],
-        when_idle: Callable[[], None],
+        slice_ended: Callable[[bool], None],
         on_error: Callable[[Runnable, BaseException], None],
     ) -> None:
         self._monotonic = monotonic
         self._may_begin = may_begin
-        self._when_idle = when_idle
+        self._slice_ended = slice_ended
         self._on_error = on_error
         self._ready: deque[Runnable] = deque()
         self._fresh: deque[Runnable] = deque()
@@ -98,8 +99,6 @@ class RunQueue:
         self._looks_left = LOOKS_PER_SLICE
         self._owes_fresh = True
         self._begin_starts()
-        if self._ready and self._fresh and self._may_begin():
-            self._ready.appendleft(self._fresh.popleft())  # one that never rests must not keep others from beginning
         while (runnable := self._next()) is not None:
             try:
                 if runnable.go_on(self._is_over):
@@ -108,9 +107,10 @@ class RunQueue:
                 self._on_error(runnable, error)
             if self._is_over():
                 break
-        if self._ready or self._starts or (self._fresh and self._may_begin()):
+        is_busy = bool(self._ready or self._starts or (self._fresh and self._may_begin()))
+        if is_busy:
             self._schedule()
-        self._when_idle()
+        self._slice_ended(is_busy)
 
     def _next(self) -> Runnable | None:
         # One that is fresh in each slice, whatever stands in the queue: a body that never rests must not keep it out.

@@ -66,7 +66,7 @@ class RunTree(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         lines: list[str] = []
-        todo = [(0, self)]
+        todo: list[tuple[int, RunTree]] = [(0, self)]
         while todo:  # no recursion: a tree may be deep
             depth, tree = todo.pop()
             lines.append(f"{'  ' * depth}{tree.run.workflow_id} {tree.run.run_id} {tree.run.status.value}")

@@ -161,6 +161,12 @@ class World:
         return await self.result(await self.runtime.start(workflow, data, **options))
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what a thread does, where there is nothing to await."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
 async def with_a_crash_after_each_entry(
     make_world: Callable[[], World], workflow: Workflow[Any, T], data: Any = None, *, run_id: str = "the-run"
 ) -> list[T | BaseException]:

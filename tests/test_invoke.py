@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 import pytest_asyncio
-from kit import FragileStore, World, with_a_crash_after_each_entry
+from kit import FragileStore, World, until, with_a_crash_after_each_entry
 
 from rotor_actors import Context, Invocation, RetryPolicy, RunStatus, Runtime, Workflow, cron, workflow
 from rotor_actors.errors import (
@@ -783,14 +783,11 @@ async def test_a_child_that_ends_while_the_next_attempt_is_being_loaded_answers_
 
     async with Runtime(store, workflows=[parent, child], drain_timeout=0) as runtime:
         await runtime.start(parent, run_id="parent")
-        while not store.reading.is_set():
-            await asyncio.sleep(0.001)
+        await until(store.reading.is_set)
         ended.set()
-        while (row := store.find("child")) is None or not row.status.is_terminal:
-            await asyncio.sleep(0.001)
+        await until(lambda: (row := store.find("child")) is not None and row.status.is_terminal)
         store.may_read.set()
-        while not orders:
-            await asyncio.sleep(0.001)
+        await until(lambda: orders)
     crash.set()
     async with Runtime(store, workflows=[parent, child], drain_timeout=0, strict_replay=True) as runtime:
         await runtime.run("parent").result()

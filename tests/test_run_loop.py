@@ -404,3 +404,27 @@ async def test_cancelling_a_run_interrupts_everything_in_its_body() -> None:
         with pytest.raises(WorkflowCancelledError):
             await handle.result()
     assert sorted(ended) == ["a", "b", "c", "d"]
+
+
+async def test_what_a_body_leaves_running_ends_with_it_cleanup_and_all() -> None:
+    ended: list[str] = []
+
+    @workflow(id="careless", retries=0)
+    async def careless(ctx: Context) -> str:
+        async def left_running() -> None:
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                try:
+                    await asyncio.sleep(1)  # for this nobody waits
+                finally:
+                    ended.append("cleaned up")
+
+        left = asyncio.ensure_future(left_running())
+        await asyncio.sleep(0)
+        assert not left.done()
+        return "done"
+
+    async with Runtime(MemoryStore()) as runtime:
+        assert await runtime.execute(careless) == "done"
+    assert ended == ["cleaned up"]
