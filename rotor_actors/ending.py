@@ -112,7 +112,9 @@ class Ending:
         row.attempt_at, row.wake_at, row.rest_seq = None, due, seq
         row.error = note.error
         run.actor, run.phase = None, Phase.STORED
-        kernel.journal.forget_rest(row.n)  # of the attempt that is over: written after the change, it would undo wake_at
+        kernel.journal.forget_rest(
+            row.n
+        )  # of the attempt that is over: written after the change, it would undo wake_at
         kernel.append(run, Together([StepRecorded(step), RunChanged(run.snapshot())]))
         kernel.timers.add(run, due)
 

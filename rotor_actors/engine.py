@@ -246,7 +246,9 @@ class Engine(Kernel):
         child = run.child(key)
         if child is not None and not child.is_doomed:
             run.drop_child(key, child)
-            Cancellation(self, self.finishing, [child], "the scope that awaited it was cancelled", withdrawn=child).begin()
+            Cancellation(
+                self, self.finishing, [child], "the scope that awaited it was cancelled", withdrawn=child
+            ).begin()
 
     def cancel_from_inside(self, run: Run, reason: str) -> None:
         if not run.is_doomed:

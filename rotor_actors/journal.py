@@ -25,7 +25,7 @@ _logger = logging.getLogger("rotor_actors")
 # Large enough that a commit's fixed cost is small beside it, small enough that encoding it (a millisecond of the
 # interpreter for each few hundred entries) never keeps the loop waiting for long.
 ENTRIES_PER_COMMIT = 2_000
-ENOUGH_ENTRIES = 500
+ENOUGH_ENTRIES = 250
 # Nobody may be kept waiting for a commit because nobody asked for one.
 GATHER_SECONDS = 0.005
 

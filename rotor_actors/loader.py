@@ -75,4 +75,3 @@ class Loader:
             else:
                 run.history = histories[run.row.n]
                 engine.loaded(run, upto_seq)
-

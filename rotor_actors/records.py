@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntFlag, StrEnum
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import msgspec
 
@@ -121,8 +121,7 @@ class RunRow(msgspec.Struct, gc=False):
 
     def copy(self) -> RunRow:
         """`copy.copy`, which is felt on the path of each run, without its search for how to copy."""
-        same: RunRow = self.__copy__()  # type: ignore[attr-defined]
-        return same
+        return cast(RunRow, self.__copy__())  # type: ignore[attr-defined]
 
 
 class StepRow(msgspec.Struct, gc=False):

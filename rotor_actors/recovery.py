@@ -137,7 +137,9 @@ class Recovery:
         if self._on_probation is not None:
             survivors.append(self._on_probation)
             self._on_probation = None
-        changed = [run for run in survivors if run.phase is not Phase.ENDED and not run.is_doomed and run.row.recoveries]
+        changed = [
+            run for run in survivors if run.phase is not Phase.ENDED and not run.is_doomed and run.row.recoveries
+        ]
         for run in changed:
             run.row.recoveries = 0
         if changed:

@@ -380,6 +380,9 @@ class RunActor:
     def _end_tasks(self, tasks: list[RunTask]) -> None:
         # More than once: what a cleanup awaits here will never come, and each round cuts one more such wait short.
         is_over = _once()
+        self._loop.is_ending = True
+        for task in tasks:
+            task.look_away()
         for _ in range(_CLOSING_ROUNDS):
             for task in tasks:
                 task.cancel()

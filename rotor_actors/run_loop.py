@@ -55,7 +55,10 @@ class RunTask(asyncio.Task[Any]):
 
     def cancel(self, msg: Any | None = None) -> bool:
         # Before its first step only the guard gets the cancellation: the coroutine in it would be "never awaited".
-        if isinstance(self.inner, types.CoroutineType) and inspect.getcoroutinestate(self.inner) == inspect.CORO_CREATED:
+        if (
+            isinstance(self.inner, types.CoroutineType)
+            and inspect.getcoroutinestate(self.inner) == inspect.CORO_CREATED
+        ):
             self.add_done_callback(_close_inner)
         return super().cancel(msg)
 
@@ -63,9 +66,18 @@ class RunTask(asyncio.Task[Any]):
         """The coroutine that was given, not the guard around it."""
         return self.inner
 
+    def look_away(self) -> None:
+        """Its attempt is over: what it raises from here on is of no interest, and asyncio shall not complain."""
+        self.add_done_callback(_retrieve)
+
     def drop(self) -> None:
         """It refuses to end and is waited for no longer, on purpose: asyncio shall not complain."""
         self._log_destroy_pending = False
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _close_inner(task: asyncio.Task[Any]) -> None:
@@ -190,6 +202,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self.armed: dict[int, RunTimer] = {}
         self.timers_set = 0
         self.closed = False
+        self.is_ending = False
         self.on_foreign: Callable[[], None] | None = None
         self.foreign_calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
@@ -258,7 +271,9 @@ class RunLoop(asyncio.AbstractEventLoop):
         One that only the cyclic collector found is dropped: when it comes round is nothing that replay could repeat.
         """
         if events._get_running_loop() is self:
-            self.create_task(generator.aclose())
+            task = self.create_task(generator.aclose())
+            if self.is_ending:
+                task.look_away()
 
     def pending_tasks(self) -> list[RunTask]:
         """The tasks that are not done, in order of creation."""

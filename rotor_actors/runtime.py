@@ -275,9 +275,7 @@ class Runtime:
         alarm = None
         if limit is not None:
             error = WorkflowTimeoutError(run_id=run.row.run_id, workflow_id=run.row.workflow_id, timeout=limit)
-            alarm = engine.ports.clock.call_at(
-                engine.ports.clock.now() + limit, partial(_refuse, waiter, error)
-            )
+            alarm = engine.ports.clock.call_at(engine.ports.clock.now() + limit, partial(_refuse, waiter, error))
         try:
             return await waiter
         finally:
@@ -291,9 +289,7 @@ class Runtime:
                 codec = engine.codec_of(Any) if workflow is None else engine.registry.result_codec(workflow)
                 return codec.decode(row.result or NIL)
             case RunStatus.FAILED:
-                raise WorkflowFailedError(
-                    run_id=row.run_id, workflow_id=row.workflow_id, error=decode_error(row.error)
-                )
+                raise WorkflowFailedError(run_id=row.run_id, workflow_id=row.workflow_id, error=decode_error(row.error))
             case _:
                 raise WorkflowCancelledError(
                     run_id=row.run_id, workflow_id=row.workflow_id, reason=decode_reason(row.error)
@@ -466,5 +462,3 @@ def _statuses(status: RunStatus | str | Sequence[RunStatus | str] | None) -> tup
     if isinstance(status, str):
         return (RunStatus(status),)
     return tuple(RunStatus(each) for each in status)
-
-

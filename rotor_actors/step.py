@@ -416,5 +416,3 @@ def _checked_workflow(body: Body, id: str, workflow: Workflow[In, Out]) -> Workf
             f"({workflow.on}). Invoke one with on=None or on='event.name'; both may call the same function."
         )
     return workflow
-
-

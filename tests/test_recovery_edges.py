@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from kit import FragileStore, World
+
 from rotor_actors import Context, ManualClock, MemoryStore, RunStatus, Runtime, workflow
 from rotor_actors.errors import StoreError, WorkflowFailedError, WorkflowTimeoutError
 from rotor_actors.records import History

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import socket
 from collections.abc import Awaitable, Callable
@@ -212,19 +213,24 @@ EFFECTS = [
 @pytest.mark.parametrize("effect", EFFECTS)
 async def test_effect_in_a_body_is_refused_by_name(effect: Callable[[], Awaitable[None]]) -> None:
     calls = 0
+    raised: list[BaseException] = []
 
     @workflow(id="careless")
     async def careless(ctx: Context) -> None:
         nonlocal calls
         calls += 1
-        await effect()
+        try:
+            await effect()
+        except BaseException as error:
+            raised.append(error)
+            raise
 
     async with Runtime(MemoryStore()) as runtime:
         with pytest.raises(WorkflowFailedError) as caught:
             await asyncio.wait_for(runtime.execute(careless), 10)
     error = caught.value.error
     assert "put it in step.run" in error.message + error.traceback  # anyio may put it into a group
-    assert calls == 1  # the same code would fail in the same way again: no retry
+    assert calls == 1, raised  # the same code would fail in the same way again: no retry
 
 
 async def test_effect_error_can_be_caught_and_the_body_goes_on() -> None:
@@ -406,7 +412,7 @@ async def test_cancelling_a_run_interrupts_everything_in_its_body() -> None:
     assert sorted(ended) == ["a", "b", "c", "d"]
 
 
-async def test_what_a_body_leaves_running_ends_with_it_cleanup_and_all() -> None:
+async def test_what_a_body_leaves_running_ends_with_it_cleanup_and_all(caplog: pytest.LogCaptureFixture) -> None:
     ended: list[str] = []
 
     @workflow(id="careless", retries=0)
@@ -419,6 +425,7 @@ async def test_what_a_body_leaves_running_ends_with_it_cleanup_and_all() -> None
                     await asyncio.sleep(1)  # for this nobody waits
                 finally:
                     ended.append("cleaned up")
+                    await ctx.step.run("too late", asyncio.sleep, 0)  # refused, and nobody is there to be told
 
         left = asyncio.ensure_future(left_running())
         await asyncio.sleep(0)
@@ -427,4 +434,6 @@ async def test_what_a_body_leaves_running_ends_with_it_cleanup_and_all() -> None
 
     async with Runtime(MemoryStore()) as runtime:
         assert await runtime.execute(careless) == "done"
+    gc.collect()
     assert ended == ["cleaned up"]
+    assert "never retrieved" not in caplog.text

@@ -122,6 +122,14 @@ async def done_of_a_wait_for_gathers() -> list[int]:
     return _rotated(order)
 
 
+def clutter() -> object:
+    """Something that takes a place on the heap, so that the next object gets another one."""
+    loop = run_loop(f"run {random.random()}")
+    future: asyncio.Future[None] = asyncio.Future(loop=loop)
+    kept: list[object] = [bytearray(random.randrange(1, 2000)), loop.create_future(), future, loop]
+    return random.choice(kept)
+
+
 def _rotated(order: list[int]) -> list[int]:
     """A set of things that hash by consecutive numbers is in their order, save for where in the table that begins."""
     first = order.index(0)
@@ -148,10 +156,12 @@ def test_order_is_the_callers_on_the_run_loop(scene: Scene) -> None:
 
 
 def test_gathers_that_were_waited_for_come_in_the_same_order_each_time() -> None:
-    heap: list[bytearray] = []
+    heap: list[object] = []
     orders: set[tuple[int, ...]] = set()
-    for _ in range(12):
-        heap += [bytearray(random.randrange(1, 2000)) for _ in range(50)]
+    for _ in range(40):
+        heap += [clutter() for _ in range(50)]
+        random.shuffle(heap)
+        del heap[1000:]
         orders.add(tuple(on_run_loop(done_of_a_wait_for_gathers)))
     assert len(orders) == 1
 
@@ -166,8 +176,10 @@ WITHOUT = """
     heap = []
     for scene in [*scenes.SCENES, scenes.done_of_a_wait_for_gathers]:
         orders = set()
-        for _ in range(12):
-            heap += [bytearray(random.randrange(1, 2000)) for _ in range(50)]
+        for _ in range(40):
+            heap += [scenes.clutter() for _ in range(50)]
+            random.shuffle(heap)
+            del heap[1000:]
             orders.add(tuple(scenes.on_run_loop(scene)))
         print(scene.__name__, len(orders))
 """

@@ -20,10 +20,14 @@ pytestmark = pytest.mark.asyncio
 T = TypeVar("T")
 
 steps: list[int] = []
+# Step 0 waits for the gate that a test has put up: the fan-out is then under way for as long as it likes.
+gates: list[asyncio.Event] = []
 
 
 async def count(i: int) -> int:
     steps.append(i)
+    if gates and i == 0:
+        await gates[0].wait()
     return i
 
 
@@ -44,16 +48,19 @@ WORKFLOWS = [counting, fan]
 @pytest.fixture(autouse=True)
 def no_steps() -> None:
     steps.clear()
+    gates.clear()
 
 
 async def test_a_copy_made_while_runs_go_on_is_whole_and_can_be_resumed(tmp_path: Path) -> None:
     n = 2_000
     async with Runtime(tmp_path / "rotor.db", workflows=WORKFLOWS) as runtime:
+        gates.append(asyncio.Event())
         handle = await runtime.start(fan, n, run_id="fan")
         copies: list[Path] = []
-        while await handle.status() is RunStatus.RUNNING and len(copies) < 5:
+        while await handle.status() is RunStatus.RUNNING and len(copies) < 3:
             copies.append(tmp_path / f"copy-{len(copies)}.db")
             await runtime.backup(copies[-1])
+        gates.pop().set()
         assert await handle.result() == sum(range(n))
     assert len(steps) == n
     assert copies
