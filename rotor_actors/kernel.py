@@ -39,7 +39,7 @@ from rotor_actors.timers import Timers
 from rotor_actors.workflow import Workflow
 
 # Fresh runs begin only while fewer effects than this wait for the disk: it bounds how many half-done runs are alive.
-MOST_EFFECTS_WAITING = 1_000
+MOST_EFFECTS_WAITING = 2_000
 # For how many slices a busy runtime gathers entries before it commits what is less than enough.
 SLICES_PER_COMMIT = 2
 _MOST_DURATIONS = 1_000

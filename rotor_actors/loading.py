@@ -23,6 +23,10 @@ _OUTCOME_OF = {
 }
 
 
+# The end of such a child was never posted to its parent: it is no message of the record either.
+_NOT_THE_PARENTS = RunFlag.WITHDRAWN | RunFlag.RELEASED
+
+
 class AttemptNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a failed attempt leaves to the next one.
 
@@ -79,7 +83,7 @@ def _in_order(history: History, upto_seq: int) -> list[tuple[int, StepRow | Chil
     facts += [
         (child.end_seq, child)
         for child in history.children
-        if child.end_seq is not None and child.end_seq <= upto_seq and not child.flags & RunFlag.WITHDRAWN
+        if child.end_seq is not None and child.end_seq <= upto_seq and not child.flags & _NOT_THE_PARENTS
     ]
     facts.sort(key=lambda fact: fact[0])
     return facts

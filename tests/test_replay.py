@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 from crash_kit import ActError, Play, survives_every_crash
 
 from rotor_actors import Context, ManualClock, MemoryStore, RetryPolicy, RunStatus, Runtime, Workflow, workflow
 from rotor_actors.errors import WorkflowFailedError, WorkflowTimeoutError
-from rotor_actors.records import Entry
-
-pytestmark = pytest.mark.asyncio
+from rotor_actors.loading import ReleaseNote, load
+from rotor_actors.records import ChildRow, Entry, History, Kind, OutcomeStatus, RunFlag, StepRow
 
 Flow = Callable[[Context], Awaitable[Any]]
 
@@ -79,6 +79,7 @@ async def _changed(old: Flow, new: Flow, bench: Bench, **options: Any) -> tuple[
         return await runtime.run("one").result(timeout="1s"), info.is_diverged
 
 
+@pytest.mark.asyncio
 async def test_unchanged_code_is_not_marked() -> None:
     bench = Bench()
     assert await _changed(lambda ctx: _old(bench, ctx), lambda ctx: _old(bench, ctx), bench) == (
@@ -87,6 +88,7 @@ async def test_unchanged_code_is_not_marked() -> None:
     assert bench.done == {"body of flow": 2, "a": 1, "b": 1, "c": 1}
 
 
+@pytest.mark.asyncio
 async def test_added_step_runs_and_the_run_is_marked(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
 
@@ -101,6 +103,7 @@ async def test_added_step_runs_and_the_run_is_marked(caplog: pytest.LogCaptureFi
     assert "its code has changed" in caplog.text
 
 
+@pytest.mark.asyncio
 async def test_dropped_step_is_skipped_and_the_run_is_marked() -> None:
     bench = Bench()
 
@@ -112,6 +115,7 @@ async def test_dropped_step_is_skipped_and_the_run_is_marked() -> None:
     assert bench.done["b"] == 1
 
 
+@pytest.mark.asyncio
 async def test_swapped_steps_answer_by_key() -> None:
     bench = Bench()
 
@@ -123,6 +127,7 @@ async def test_swapped_steps_answer_by_key() -> None:
     assert bench.done == {"body of flow": 2, "a": 1, "b": 1, "c": 1}
 
 
+@pytest.mark.asyncio
 async def test_strict_replay_refuses_changed_code_by_name() -> None:
     bench = Bench()
 
@@ -134,6 +139,7 @@ async def test_strict_replay_refuses_changed_code_by_name() -> None:
 
 
 @pytest.mark.parametrize("is_strict", [False, True])
+@pytest.mark.asyncio
 async def test_key_recorded_with_another_kind_is_refused_by_name(is_strict: bool) -> None:
     bench = Bench()
 
@@ -148,6 +154,7 @@ async def test_key_recorded_with_another_kind_is_refused_by_name(is_strict: bool
     assert bench.done["body of flow"] == 2  # no retry helps
 
 
+@pytest.mark.asyncio
 async def test_key_recorded_with_another_target_is_refused_and_nothing_is_spawned() -> None:
     bench = Bench()
 
@@ -173,6 +180,7 @@ async def test_key_recorded_with_another_target_is_refused_and_nothing_is_spawne
 # The same on replay
 
 
+@pytest.mark.asyncio
 async def test_time_chance_and_ids_are_the_same_on_replay() -> None:
     async def body(play: Play) -> None:
         ctx = play.ctx
@@ -187,6 +195,7 @@ async def test_time_chance_and_ids_are_the_same_on_replay() -> None:
     assert len(set(seen)) == len(seen) == 4
 
 
+@pytest.mark.asyncio
 async def test_replay_feeds_recorded_times_not_those_of_the_restart() -> None:
     bench = Bench()
     times: list[list[float]] = []
@@ -208,6 +217,7 @@ async def test_replay_feeds_recorded_times_not_those_of_the_restart() -> None:
     assert second[2] >= first[1] + 86_400
 
 
+@pytest.mark.asyncio
 async def test_logger_is_silent_on_replay(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
 
@@ -229,6 +239,7 @@ async def test_logger_is_silent_on_replay(caplog: pytest.LogCaptureFixture) -> N
 # What is not repeated
 
 
+@pytest.mark.asyncio
 async def test_run_at_rest_is_not_replayed_before_something_reaches_it() -> None:
     bench = Bench()
 
@@ -252,6 +263,7 @@ async def test_run_at_rest_is_not_replayed_before_something_reaches_it() -> None
     assert bench.done == {"body of flow": 2, "a": 1, "body of kid": 2}
 
 
+@pytest.mark.asyncio
 async def test_run_that_waits_for_its_retry_is_not_replayed() -> None:
     bench = Bench()
 
@@ -274,6 +286,7 @@ async def test_run_that_waits_for_its_retry_is_not_replayed() -> None:
     assert bench.done["a"] == 1
 
 
+@pytest.mark.asyncio
 async def test_child_is_attached_again_with_its_original_deadline() -> None:
     bench = Bench()
 
@@ -305,6 +318,7 @@ async def test_child_is_attached_again_with_its_original_deadline() -> None:
         assert [(each.status, each.result) for each in kids] == [(RunStatus.COMPLETED, "late")]
 
 
+@pytest.mark.asyncio
 async def test_durable_sleep_sleeps_what_is_left() -> None:
     bench = Bench()
 
@@ -321,6 +335,7 @@ async def test_durable_sleep_sleeps_what_is_left() -> None:
         assert await runtime.run("one").result(timeout="1s") == pytest.approx(3600)
 
 
+@pytest.mark.asyncio
 async def test_backoff_of_a_step_survives_a_restart() -> None:
     bench = Bench()
     times: list[float] = []
@@ -346,6 +361,7 @@ async def test_backoff_of_a_step_survives_a_restart() -> None:
     assert [at - times[0] for at in times] == pytest.approx([0, 60, 180, 420])
 
 
+@pytest.mark.asyncio
 async def test_sleep_goes_on_in_the_next_attempt_also_when_the_last_one_ended_within_its_replay() -> None:
     async def body(play: Play) -> None:
         nap = asyncio.ensure_future(play.step.sleep("nap", 100.0))
@@ -382,6 +398,7 @@ async def _recover_and_die(bench: Bench, *flows: Workflow[Any, Any]) -> None:
         await bench.clock.advance("0s")
 
 
+@pytest.mark.asyncio
 async def test_poison_run_is_set_aside_while_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
 
@@ -407,6 +424,7 @@ async def test_poison_run_is_set_aside_while_others_go_on(caplog: pytest.LogCapt
     assert "set aside" in caplog.text
 
 
+@pytest.mark.asyncio
 async def test_run_that_kills_the_process_on_waking_is_set_aside_too() -> None:
     bench = Bench()
 
@@ -427,6 +445,7 @@ async def test_run_that_kills_the_process_on_waking_is_set_aside_too() -> None:
         assert info.error.type == "PoisonRun"
 
 
+@pytest.mark.asyncio
 async def test_restarts_in_good_order_do_not_make_poison() -> None:
     bench = Bench()
 
@@ -440,6 +459,7 @@ async def test_restarts_in_good_order_do_not_make_poison() -> None:
             assert await runtime.run("one").status() is RunStatus.RUNNING
 
 
+@pytest.mark.asyncio
 async def test_leaving_soon_after_a_recovery_does_not_wait_for_its_end() -> None:
     bench = Bench()
 
@@ -455,6 +475,7 @@ async def test_leaving_soon_after_a_recovery_does_not_wait_for_its_end() -> None
     assert loop.time() - began < 3
 
 
+@pytest.mark.asyncio
 async def test_orphans_are_left_untouched_until_their_workflow_is_registered(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
 
@@ -481,6 +502,7 @@ async def test_orphans_are_left_untouched_until_their_workflow_is_registered(cap
         assert await runtime.run("another").result(timeout="1s") == "done"
 
 
+@pytest.mark.asyncio
 async def test_finished_run_is_given_again_and_nothing_is_done() -> None:
     bench = Bench()
 
@@ -490,3 +512,29 @@ async def test_finished_run_is_given_again_and_nothing_is_done() -> None:
     await bench.begin(flow := bench.flow(body))
     assert await bench.go_on(flow) == "did a"
     assert bench.done == {"body of flow": 1, "a": 1}
+
+
+def test_end_of_a_child_that_the_parent_has_timed_out_on_is_no_message_of_the_record() -> None:
+    """The parent never saw it: one message more would be one turn more than there was."""
+    key = b"key"
+    timed_out = StepRow(
+        1, 10.0, Kind.INVOKE, key, "kid", "kid", OutcomeStatus.TIMED_OUT,
+        msgspec.msgpack.encode(ReleaseNote("two", "kid", msgspec.msgpack.encode(5.0))), seq=3,
+    )  # fmt: skip
+    child = ChildRow(2, 1, "two", "kid", key, 1, RunStatus.COMPLETED, RunFlag.RELEASED, 20.0, 4, b"\xc0", None)
+    loaded = load(History([timed_out], [child]), attempt_seq=0, upto_seq=4)
+    assert [message.seq for message in loaded.record] == [3]
+
+
+@pytest.mark.asyncio
+async def test_child_that_ends_after_its_parent_timed_out_leaves_replay_as_it_was() -> None:
+    async def body(play: Play) -> None:
+        try:
+            await play.child("kid", 5.0, timeout=2.0)
+        except WorkflowTimeoutError:
+            play.saw("timed out")
+        await asyncio.sleep(10)
+        play.saw(await play.act("after", 1.0))
+
+    report = await survives_every_crash(body, crashes=2)
+    assert report.end == ["2.0000 timed out", "13.0000 did after"]
