@@ -277,6 +277,8 @@ class RunActor:
     def _begin_step(self, pending: Pending) -> None:
         if self._run.is_doomed:
             return  # asked for in the turn in which the body cancelled its own run, or cut off by a slice before
+        if self._task is not None and self._task.done():
+            return  # asked for in the turn in which the body ended: nobody awaits it, and a replay would not begin it
         match pending.kind:
             case Kind.RUN:
                 self._begin_run(pending)

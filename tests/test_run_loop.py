@@ -437,3 +437,19 @@ async def test_what_a_body_leaves_running_ends_with_it_cleanup_and_all(caplog: p
     gc.collect()
     assert ended == ["cleaned up"]
     assert "never retrieved" not in caplog.text
+
+
+async def test_child_asked_for_in_the_turn_in_which_the_body_ends_is_not_spawned() -> None:
+    """A crash before the end is recorded would not spawn it either: the body ends within its replay."""
+
+    async def body(play: Play) -> None:
+        async def late() -> None:
+            play.saw(await play.child("late", 1.0))
+
+        await play.act("first", 1.0)
+        left = asyncio.ensure_future(late())
+        await asyncio.sleep(0)
+        assert not left.done()
+
+    report = await survives_every_crash(body)
+    assert [row.workflow_id for row in report.store.runs.values()] == ["under-test"]
