@@ -37,7 +37,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     "engine": (
         "kernel", "finishing", "invoking", "cancellation", "ending", "engine", "loader", "recovery", "service",
     ),
-    "faces": ("views", "handle", "runtime", ""),
+    "faces": ("views", "handle", "access", "looking", "controlling", "waiting", "starting", "runtime", ""),
 }  # fmt: skip
 
 

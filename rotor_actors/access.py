@@ -1,0 +1,70 @@
+"""What each group of a runtime's methods stands on: the engine that is open, and the reader of its store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from rotor_actors.engine import Engine
+from rotor_actors.errors import RunNotFoundError, RuntimeStateError, StoreError, StoreFullError
+from rotor_actors.records import RunRow
+from rotor_actors.service import Service
+from rotor_actors.stores.base import Store
+
+T = TypeVar("T")
+
+
+class Access:
+    """The way to the engine, for as long as the runtime is open.
+
+    The methods of `Runtime` stand in classes by theme, each in a module of its own: `Looking`, `Controlling`,
+    `Waiting`, `Starting`. A new theme is a new class on the way from this one to `Runtime`.
+    """
+
+    def __init__(self) -> None:
+        self._service: Service | None = None
+
+    @property
+    def _engine(self) -> Engine:
+        service = self._service
+        if service is None:
+            raise RuntimeStateError("the runtime is not open; use it inside 'async with runtime:'")
+        return service.engine
+
+    def _open(self) -> Engine:
+        engine = self._engine
+        assert self._service is not None
+        self._service.check_open()
+        return engine
+
+    def _accepting(self) -> Engine:
+        engine = self._engine
+        assert self._service is not None
+        self._service.check_accepting()
+        if engine.journal.is_full:
+            raise StoreFullError("the disk is full: nothing new is accepted until there is room; nothing was recorded")
+        return engine
+
+    async def _find(self, engine: Engine, run_id: str) -> RunRow | None:
+        live = engine.tree.find(run_id)
+        if live is not None:
+            await engine.journal.durable(live.seen_seq)
+            return live.row
+        return await self._read(lambda store: store.find(run_id))
+
+    async def _row(self, run_id: str) -> RunRow:
+        row = await self._read(lambda store: store.find(run_id))
+        if row is None:
+            raise RunNotFoundError(f"no run has the id {run_id!r} in this store")
+        return row
+
+    async def _read(self, read: Callable[[Store], T]) -> T:
+        """Read what was appended before this call, too; while the disk is full, what is durable."""
+        engine = self._open()
+        await engine.journal.durable(engine.journal.last_seq, unless_full=True)
+        self._open()
+        try:
+            return await engine.ports.reader.call(lambda: read(engine.ports.store))
+        except StoreError:
+            self._open()  # closed meanwhile: that is not the store's failure
+            raise

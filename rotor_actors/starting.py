@@ -1,0 +1,128 @@
+"""Starting runs: durable when it returns, and once only under an id of the caller's choice."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from rotor_actors.engine import Engine
+from rotor_actors.errors import PayloadError, RunExistsError
+from rotor_actors.handle import RunHandle
+from rotor_actors.ids import checked_run_id
+from rotor_actors.records import RunCreated, RunRow, RunStatus
+from rotor_actors.run import Run
+from rotor_actors.step import encode_data, encode_headers
+from rotor_actors.waiting import Waiting
+from rotor_actors.workflow import Workflow
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class Starting(Waiting):
+    """The methods of `Runtime` that start runs."""
+
+    async def start(
+        self,
+        workflow: Workflow[In, Out],
+        data: In = None,  # type: ignore[assignment]
+        *,
+        run_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> RunHandle[Out]:
+        """Start a run. It is durable when this returns.
+
+        Args:
+            workflow: what to run; registered by this.
+            data: its input.
+            run_id: an id of your choice: starting the same again gives the same run.
+            headers: for `ctx.headers`.
+
+        Raises:
+            PayloadError: `data` does not fit the workflow's annotation, or cannot be stored.
+            RunExistsError: another run, of other content, has this `run_id`.
+            StoreFullError, StoreError, RuntimeStateError: nothing is accepted now.
+
+        Cancelling the caller does not undo the start.
+        """
+        engine = self._accepting()
+        engine.register(_checked_workflow(workflow))
+        blob = encode_data(workflow, engine.registry.data_codec(workflow), data)
+        header_blob = encode_headers(headers)
+        if run_id is None:
+            run = self._create(engine, workflow, blob, header_blob, engine.ports.ids.new_run_id(engine.now()))
+            await engine.journal.durable(run.seen_seq)
+            return RunHandle(self, run.row.run_id)
+        return await self._start_as(engine, workflow, blob, header_blob, checked_run_id(run_id))
+
+    async def execute(
+        self,
+        workflow: Workflow[In, Out],
+        data: In = None,  # type: ignore[assignment]
+        *,
+        run_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Out:
+        """`start`, then wait for the `result`."""
+        handle = await self.start(workflow, data, run_id=run_id, headers=headers)
+        return await handle.result()
+
+    def _create(
+        self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str
+    ) -> Run:
+        now, n = engine.now(), engine.tree.next_n()
+        is_queued = engine.admission.is_full_up
+        row = RunRow(
+            n=n,
+            run_id=run_id,
+            workflow_id=workflow.id,
+            root_n=n,
+            root_run_id=run_id,
+            created_at=now,
+            input=data,
+            headers=headers,
+            status=RunStatus.QUEUED if is_queued else RunStatus.RUNNING,
+            attempt_at=None if is_queued else now,
+        )
+        seq = engine.journal.append(RunCreated(row))
+        run = engine.create(row, workflow, None, contextvars.copy_context())
+        run.seen_seq = seq
+        return run
+
+    async def _start_as(
+        self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str
+    ) -> RunHandle[Any]:
+        """Start under an id of the caller's choice: of two callers at once, one waits for the other."""
+        async with engine.claims.hold(run_id):
+            existing = await self._find(engine, run_id)
+            if existing is None:
+                self._accepting()
+                run = self._create(engine, workflow, data, headers, run_id)
+                await engine.journal.durable(run.seen_seq)
+            else:
+                self._check_same(engine, existing, workflow, data)
+        return RunHandle(self, run_id)
+
+    def _check_same(self, engine: Engine, row: RunRow, workflow: Workflow[Any, Any], data: bytes) -> None:
+        codec = engine.registry.data_codec(workflow)
+        if row.workflow_id != workflow.id or not _same_data(codec, row.input, data):
+            raise RunExistsError(
+                f"run id {row.run_id!r} belongs to a run of workflow {row.workflow_id!r} with other input; the same "
+                f"id is for starting the same again: choose another, or use runtime.run({row.run_id!r})"
+            )
+
+
+def _checked_workflow(workflow: Workflow[In, Out]) -> Workflow[In, Out]:
+    if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"expected a function decorated with @workflow, got {workflow!r}")
+    return workflow
+
+
+def _same_data(codec: Any, stored: bytes | None, given: bytes) -> bool:
+    if stored == given:
+        return True
+    try:  # sets are stored in no particular order
+        return bool(stored is not None and codec.decode(stored) == codec.decode(given))
+    except PayloadError:
+        return False
