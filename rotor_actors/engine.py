@@ -40,9 +40,6 @@ from rotor_actors.workflow import Workflow
 
 _logger = logging.getLogger("rotor_actors")
 
-MOST_EFFECTS_WAITING = 1_000
-_MOST_DURATIONS = 1_000
-
 
 class Engine(Kernel):
     """See the module. It is a `RunHost`, an `ActorHost` and a `StepHost`."""

@@ -32,14 +32,15 @@ from rotor_actors.records import Entry, Outcome, RunChanged, RunRow, StepRecorde
 from rotor_actors.registry import Registry
 from rotor_actors.remote_errors import record
 from rotor_actors.run import Canceller, Phase, Run
-from rotor_actors.run_queue import Runnable, RunQueue
+from rotor_actors.run_queue import Fresh, Runnable, RunQueue
 from rotor_actors.stores.base import Store
 from rotor_actors.threads import Threads
 from rotor_actors.timers import Timers
 from rotor_actors.workflow import Workflow
 
-# Fresh runs begin only while fewer effects than this wait for the disk: it bounds how many half-done runs are alive.
-MOST_EFFECTS_WAITING = 2_000
+# Fresh runs whose past is not durable yet begin only while fewer effects than this wait for the disk: their first step
+# would have to wait, too, and half-done runs are what the cyclic collector has to visit again and again.
+MOST_EFFECTS_WAITING = 128
 # For how many slices a busy runtime gathers entries before it commits what is less than enough.
 SLICES_PER_COMMIT = 2
 _MOST_DURATIONS = 1_000
@@ -173,8 +174,9 @@ class Kernel(ABC):
             else:
                 self.queue_of_runs.push(run)
 
-    def _may_begin(self) -> bool:
-        return self.journal.effects_waiting < MOST_EFFECTS_WAITING
+    def _may_begin(self, run: Fresh) -> bool:
+        journal = self.journal
+        return run.seen_seq <= journal.durable_seq or journal.effects_waiting < MOST_EFFECTS_WAITING
 
     def _slice_ended(self, is_busy: bool) -> None:
         """Have the journal commit. While there is more to do it gathers a little first: a commit has its price."""

@@ -24,12 +24,19 @@ class Runnable(Protocol):
         ...
 
 
+class Fresh(Runnable, Protocol):
+    """Something that has not begun."""
+
+    seen_seq: int
+    """The newest entry in its past."""
+
+
 class RunQueue:
     """Works off actors and released effects from callbacks of the host's loop.
 
     Args:
         monotonic: the clock that slices are measured by.
-        may_begin: says whether something fresh may begin.
+        may_begin: says whether this, which is fresh, may begin.
         slice_ended: called each time a slice ends, so that what it appended can be committed; it is told whether
             there is more to do at once.
         on_error: called with an exception that escaped from an actor; the others go on.
@@ -38,7 +45,7 @@ class RunQueue:
     def __init__(
         self,
         monotonic: Callable[[], float],
-        may_begin: Callable[[], bool],
+        may_begin: Callable[[Fresh], bool],
         slice_ended: Callable[[bool], None],
         on_error: Callable[[Runnable, BaseException], None],
     ) -> None:
@@ -47,7 +54,7 @@ class RunQueue:
         self._slice_ended = slice_ended
         self._on_error = on_error
         self._ready: deque[Runnable] = deque()
-        self._fresh: deque[Runnable] = deque()
+        self._fresh: deque[Fresh] = deque()
         self._starts: deque[Callable[[], None]] = deque()
         self._is_scheduled = False
         self._is_stopped = False
@@ -60,9 +67,9 @@ class RunQueue:
         self._ready.append(runnable)
         self._schedule()
 
-    def push_fresh(self, runnable: Runnable) -> None:
-        """Queue what has not begun yet. It begins when what has begun is not waiting for the disk in great numbers:
-        so a fan-out of a million children has a few hundred half-done ones in memory, not a million."""
+    def push_fresh(self, runnable: Fresh) -> None:
+        """Queue what has not begun yet. It begins when its past is durable, or while few effects wait for the disk:
+        so a fan-out of a million children has some dozens of half-done ones in memory, not a million."""
         self._fresh.append(runnable)
         self._schedule()
 
@@ -107,19 +114,24 @@ class RunQueue:
                 self._on_error(runnable, error)
             if self._is_over():
                 break
-        is_busy = bool(self._ready or self._starts or (self._fresh and self._may_begin()))
+        is_busy = bool(self._ready or self._starts or self._can_begin)
         if is_busy:
             self._schedule()
         self._slice_ended(is_busy)
 
     def _next(self) -> Runnable | None:
         # One that is fresh in each slice, whatever stands in the queue: a body that never rests must not keep it out.
-        if self._ready and not (self._owes_fresh and self._fresh and self._may_begin()):
+        if self._ready and not (self._owes_fresh and self._can_begin):
             return self._ready.popleft()
         self._owes_fresh = False
-        if self._fresh and self._may_begin():
+        if self._can_begin:
             return self._fresh.popleft()
         return None
+
+    @property
+    def _can_begin(self) -> bool:
+        """What begins soon has effects to begin: not more of it than those effects keep up with."""
+        return bool(self._fresh) and len(self._starts) < STARTS_PER_SLICE and self._may_begin(self._fresh[0])
 
     def _begin_starts(self) -> None:
         for _ in range(min(len(self._starts), STARTS_PER_SLICE)):
