@@ -39,6 +39,16 @@ class Kind(StrEnum):
     ATTEMPT = "attempt"
     """An attempt of the run failed; `payload` names the step outcomes to be forgotten."""
 
+    @property
+    def is_outcome(self) -> bool:
+        """It tells how a step ended; the others tell of events in the run's life."""
+        return self not in (Kind.TIMER, Kind.STEP_RETRY, Kind.ATTEMPT)
+
+    @property
+    def outlives_process(self) -> bool:
+        """What such a step began is still there after a crash: a child, or an item. It has to be taken back."""
+        return self not in (Kind.RUN, Kind.SLEEP)
+
 
 class OutcomeStatus(StrEnum):
     """How a step ended. For an invoke, timed out says that the parent let go and the child ran on."""
@@ -158,6 +168,23 @@ class ChildRow(msgspec.Struct, gc=False):
     error: bytes | None
 
 
+class ItemRow(msgspec.Struct, gc=False):
+    """A durable register: what a feature keeps beside the runs' histories (who waits for what, what is scheduled).
+
+    `n` is the run that owns it: it goes with that run's end. `ord` and then `key` are the order in which a space is
+    read. `due` is for `ItemsExpired`, and for whoever reads it. The store keeps `body` with a checksum.
+    """
+
+    space: str
+    key: str
+    body: bytes | None = None
+    n: int | None = None
+    ord: int = 0
+    due: float | None = None
+    is_damaged: bool = False
+    """Never stored. The body does not match its checksum, and was left out."""
+
+
 class History(msgspec.Struct):
     """All that is recorded of a run: journal rows in their order, and its children."""
 
@@ -201,6 +228,36 @@ class RunRested(msgspec.Struct, tag=True, gc=False):
     seq: int = 0
 
 
+class ItemPut(msgspec.Struct, tag=True, gc=False):
+    """The item is as it stands here; one of that space and key was replaced."""
+
+    item: ItemRow
+    seq: int = 0
+
+
+class ItemDropped(msgspec.Struct, tag=True, gc=False):
+    """The item is gone; there need not have been one."""
+
+    space: str
+    key: str
+    seq: int = 0
+
+
+class ItemsDropped(msgspec.Struct, tag=True):
+    """All items that these runs own are gone: they have ended."""
+
+    ns: list[int]
+    seq: int = 0
+
+
+class ItemsExpired(msgspec.Struct, tag=True, gc=False):
+    """All items of the space that were due at `upto` or before are gone."""
+
+    space: str
+    upto: float
+    seq: int = 0
+
+
 class Together(msgspec.Struct, tag=True):
     """Entries of which a crash leaves all or none."""
 
@@ -208,7 +265,8 @@ class Together(msgspec.Struct, tag=True):
     seq: int = 0
 
 
-Fact: TypeAlias = RunCreated | RunChanged | StepRecorded | RunsCancelled | RunRested
+ItemFact: TypeAlias = ItemPut | ItemDropped | ItemsDropped | ItemsExpired
+Fact: TypeAlias = RunCreated | RunChanged | StepRecorded | RunsCancelled | RunRested | ItemFact
 Entry: TypeAlias = Fact | Together
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from rotor_actors.records import Entry, History, RunRow, RunStatus, StepRow
+from rotor_actors.records import Entry, History, ItemRow, RunRow, RunStatus, StepRow
 
 
 class LiveRun(msgspec.Struct):
@@ -29,13 +29,21 @@ class RunQuery(msgspec.Struct, frozen=True):
     before_n: int | None = None
 
 
+class ItemQuery(msgspec.Struct, frozen=True):
+    """Which items to read, in order of `ord` and then `key`. `after` continues behind the last of the page before."""
+
+    space: str
+    limit: int | None = None
+    after: tuple[int, str] | None = None
+
+
 class Store(Protocol):
     """Where entries go. Plain blocking calls: the runtime makes them where they block nobody.
 
     `commit` is called by one thread at a time; the reading verbs by another, at the same time. What is read is of one
     moment, and a copy. A payload that does not match its checksum is never given: `find`, `histories` and `steps`
     raise StoreCorruptedError naming it; `live_runs` and `list_runs`, where one run must not hide the others, leave it
-    out and mark the run with `RunFlag.DAMAGED`.
+    out and mark the run with `RunFlag.DAMAGED`, as `item` and `items` do with `ItemRow.is_damaged`.
     """
 
     is_inline: bool
@@ -93,6 +101,14 @@ class Store(Protocol):
 
     def steps(self, n: int) -> list[StepRow]:
         """The journal rows of a run in their order."""
+        ...
+
+    def items(self, query: ItemQuery) -> list[ItemRow]:
+        """The items that the query chooses, in order of `ord` and then `key`."""
+        ...
+
+    def item(self, space: str, key: str) -> ItemRow | None:
+        """The item of this space and key."""
         ...
 
     def backup(self, path: str | os.PathLike[str]) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 
 from rotor_actors.records import (
     Entry,
+    ItemDropped,
+    ItemFact,
+    ItemPut,
+    ItemRow,
+    ItemsDropped,
+    ItemsExpired,
     RunChanged,
     RunCreated,
     RunRested,
@@ -29,6 +36,7 @@ class RowBatch:
         self.steps: list[StepRow] = []
         self.rested: dict[int, RunRested] = {}
         self.cancelled: dict[int, RunsCancelled] = {}
+        self.items = ItemBatch()
         self.last_seq = max((entry.seq for entry in entries), default=0)
         for entry in flatten(entries):
             match entry:
@@ -42,6 +50,8 @@ class RowBatch:
                     self.cancelled.update(dict.fromkeys(entry.ns, entry))
                 case RunRested():
                     self.rested[entry.n] = entry
+                case ItemPut() | ItemDropped() | ItemsDropped() | ItemsExpired():
+                    self.items.add(entry)
 
     def _change(self, run: RunRow) -> None:
         rows = self.created if run.n in self.created else self.changed
@@ -55,6 +65,40 @@ class RowBatch:
     @property
     def last_n(self) -> int:
         return max(self.created, default=0)
+
+
+class ItemBatch:
+    """The items of one commit. Written in the order owners, expired, dropped, put, they come to what the entries say."""
+
+    def __init__(self) -> None:
+        self.owners: dict[int, None] = {}
+        self.expired: dict[str, float] = {}
+        self.dropped: dict[tuple[str, str], None] = {}
+        self.put: dict[tuple[str, str], ItemRow] = {}
+
+    def add(self, entry: ItemFact) -> None:
+        match entry:
+            case ItemPut():
+                self.put[entry.item.space, entry.item.key] = entry.item
+            case ItemDropped():
+                self._drop(entry.space, entry.key)
+            case ItemsDropped():
+                self.owners.update(dict.fromkeys(entry.ns))
+                gone = set(entry.ns)
+                self._drop_each(item for item in self.put.values() if item.n in gone)
+            case ItemsExpired():
+                upto = self.expired[entry.space] = max(entry.upto, self.expired.get(entry.space, entry.upto))
+                mine = (item for item in self.put.values() if item.space == entry.space)
+                self._drop_each(item for item in mine if item.due is not None and item.due <= upto)
+
+    def _drop_each(self, items: Iterable[ItemRow]) -> None:
+        for item in list(items):
+            self._drop(item.space, item.key)
+
+    def _drop(self, space: str, key: str) -> None:
+        # An older item of this key may be in the store, whatever this commit did to it before.
+        self.put.pop((space, key), None)
+        self.dropped[space, key] = None
 
 
 def crc(*payloads: bytes | None) -> int:

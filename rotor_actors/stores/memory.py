@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -12,6 +13,12 @@ from rotor_actors.records import (
     Entry,
     Fact,
     History,
+    ItemDropped,
+    ItemFact,
+    ItemPut,
+    ItemRow,
+    ItemsDropped,
+    ItemsExpired,
     RunChanged,
     RunCreated,
     RunFlag,
@@ -23,7 +30,7 @@ from rotor_actors.records import (
     StepRow,
     flatten,
 )
-from rotor_actors.stores.base import LiveRun, RunQuery, newest_seq
+from rotor_actors.stores.base import ItemQuery, LiveRun, RunQuery, newest_seq
 
 
 class MemoryStore:
@@ -36,6 +43,8 @@ class MemoryStore:
         self._steps: defaultdict[int, list[StepRow]] = defaultdict(list)
         self._children: defaultdict[int, list[int]] = defaultdict(list)
         self._by_id: dict[str, int] = {}
+        self._items: defaultdict[str, dict[str, ItemRow]] = defaultdict(dict)
+        self._owned: defaultdict[int, set[tuple[str, str]]] = defaultdict(set)
         self._last_seq = 0
 
     def open(self) -> None: ...
@@ -58,6 +67,8 @@ class MemoryStore:
                 case RunRested():
                     run = self._runs[entry.n]
                     run.rest_seq, run.wake_at = entry.rest_seq, entry.wake_at
+                case ItemPut() | ItemDropped() | ItemsDropped() | ItemsExpired():
+                    self._keep_items(entry)
         self._last_seq = max([self._last_seq, *(entry.seq for entry in entries)])
 
     def _refuse_known_ids(self, facts: list[Fact]) -> None:
@@ -79,6 +90,42 @@ class MemoryStore:
             run.error = entry.error
             if n == entry.withdrawn:
                 run.flags |= RunFlag.WITHDRAWN
+
+    def _keep_items(self, entry: ItemFact) -> None:
+        match entry:
+            case ItemPut(item=item):
+                self._drop_item(item.space, item.key)
+                self._items[item.space][item.key] = copy.copy(item)
+                if item.n is not None:
+                    self._owned[item.n].add((item.space, item.key))
+            case ItemDropped():
+                self._drop_item(entry.space, entry.key)
+            case ItemsDropped():
+                for space, key in [each for n in entry.ns for each in self._owned.get(n, ())]:
+                    self._drop_item(space, key)
+            case ItemsExpired():
+                items = list(self._items[entry.space].values())
+                for item in items:
+                    if item.due is not None and item.due <= entry.upto:
+                        self._drop_item(item.space, item.key)
+
+    def _drop_item(self, space: str, key: str) -> None:
+        item = self._items[space].pop(key, None)
+        if item is not None and item.n is not None:
+            owned = self._owned[item.n]
+            owned.discard((space, key))
+            if not owned:
+                del self._owned[item.n]
+
+    def items(self, query: ItemQuery) -> list[ItemRow]:
+        items = sorted(self._items.get(query.space, {}).values(), key=_place)
+        if (after := query.after) is not None:
+            items = [item for item in items if _place(item) > after]
+        return [copy.copy(item) for item in items[: query.limit]]
+
+    def item(self, space: str, key: str) -> ItemRow | None:
+        found = self._items.get(space, {}).get(key)
+        return None if found is None else copy.copy(found)
 
     def parents_of(self, ns: list[int]) -> dict[int, int | None]:
         return {n: self._runs[n].parent_n for n in ns}
@@ -121,6 +168,7 @@ class MemoryStore:
         refuse_existing(Path(path))
         entries: list[Entry] = [RunCreated(run, self._last_seq) for run in self._runs.values()]
         entries += [StepRecorded(step, step.seq) for steps in self._steps.values() for step in steps]
+        entries += [ItemPut(item) for items in self._items.values() for item in items.values()]
         copy_of_it = SQLiteStore(path)
         copy_of_it.open()
         try:
@@ -129,6 +177,10 @@ class MemoryStore:
             copy_of_it.close()
 
     def compact(self) -> None: ...
+
+
+def _place(item: ItemRow) -> tuple[int, str]:
+    return item.ord, item.key
 
 
 def _child(run: RunRow) -> ChildRow:

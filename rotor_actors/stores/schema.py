@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from rotor_actors.records import ChildRow, RunRow, StepRow
+from rotor_actors.records import ChildRow, ItemRow, RunRow, StepRow
 
 APPLICATION_ID = 0x526F746F  # "Roto"
-SCHEMA_VERSION = 1
 
 # Rows are clustered by what grows: runs by their number, journal rows by run and entry. Random hashes as clustered
 # keys cost half of the throughput at a million runs; the public id has an index of its own. `numbers` is a row of its
 # own, so that opening does not have to look at all that is stored.
-CREATE = """
+_RUNS_AND_STEPS = """
 CREATE TABLE runs(
     n INTEGER PRIMARY KEY,
     run_id TEXT NOT NULL, workflow_id TEXT NOT NULL, root_n INTEGER NOT NULL, root_run_id TEXT NOT NULL,
@@ -36,9 +35,26 @@ CREATE TABLE numbers(last_n INTEGER NOT NULL, last_seq INTEGER NOT NULL);
 INSERT INTO numbers VALUES (0, 0);
 """
 
+_ITEMS = """
+CREATE TABLE items(
+    space TEXT NOT NULL, item_key TEXT NOT NULL, body BLOB, n INTEGER, ord INTEGER NOT NULL, due REAL,
+    crc INTEGER NOT NULL,
+    PRIMARY KEY(space, item_key)
+) WITHOUT ROWID;
+CREATE INDEX items_in_order ON items(space, ord, item_key);
+CREATE INDEX items_by_owner ON items(n) WHERE n IS NOT NULL;
+CREATE INDEX items_by_due ON items(space, due) WHERE due IS NOT NULL;
+"""
+
+# The step at position i makes version i + 1 of version i. A new file takes all of them: never change one that was
+# released, add another.
+STEPS_TO_VERSION = (_RUNS_AND_STEPS, _ITEMS)
+SCHEMA_VERSION = len(STEPS_TO_VERSION)
+
 RUN_FIELDS = RunRow.__struct_fields__
 MUTABLE_FIELDS = RUN_FIELDS[RUN_FIELDS.index("status") :]
 STEP_FIELDS = StepRow.__struct_fields__
+ITEM_FIELDS = tuple("item_key" if field == "key" else field for field in ItemRow.__struct_fields__[:-1])
 CHILD_FIELDS = tuple("parent_key" if field == "key" else field for field in ChildRow.__struct_fields__)
 
 # As stored: with the checksums.
@@ -46,8 +62,9 @@ RUN_COLUMNS = (*RUN_FIELDS, "input_crc", "result_crc")
 CHANGE_COLUMNS = ("n", *MUTABLE_FIELDS, "result_crc")
 STEP_COLUMNS = (*STEP_FIELDS, "crc")
 CHILD_COLUMNS = (*CHILD_FIELDS, "result_crc")
+ITEM_COLUMNS = (*ITEM_FIELDS, "crc")
 
-BLOBS = frozenset({"parent_key", "input", "headers", "retries", "result", "error", "key", "payload"})
+BLOBS = frozenset({"parent_key", "input", "headers", "retries", "result", "error", "key", "payload", "body"})
 
 
 def blob_positions(columns: tuple[str, ...]) -> tuple[int, ...]:

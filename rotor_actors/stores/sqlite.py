@@ -16,14 +16,14 @@ from pathlib import Path
 import apsw
 
 from rotor_actors.errors import StoreError
-from rotor_actors.records import Entry, History, RunRow, RunStatus, StepRow
+from rotor_actors.records import Entry, History, ItemRow, RunRow, RunStatus, StepRow
 from rotor_actors.stores import schema, sqlite_files, sqlite_writing
-from rotor_actors.stores.base import LiveRun, RunQuery
+from rotor_actors.stores.base import ItemQuery, LiveRun, RunQuery
 from rotor_actors.stores.batch import RowBatch
 from rotor_actors.stores.lock import FileLock
 from rotor_actors.stores.sqlite_connection import Connection, close, connect
 from rotor_actors.stores.sqlite_errors import translated
-from rotor_actors.stores.sqlite_reading import Bindings, Decoder, Pages
+from rotor_actors.stores.sqlite_reading import ROWS_PER_PAGE, Bindings, Decoder, Pages
 
 _CACHE_KIB = 64 * 1024
 _CHECKPOINT_PAGES = 4_000
@@ -39,6 +39,7 @@ _RUNS = Pages("runs", schema.RUN_COLUMNS, ("n",))
 _LIVE_RUNS = Pages("runs", schema.RUN_COLUMNS, ("n",), (_NEWEST_SEQ,))
 _CHILDREN = Pages("runs", schema.CHILD_COLUMNS, ("n",))
 _STEPS = Pages("steps", schema.STEP_COLUMNS, ("n", "seq"))
+_ITEMS = Pages("items", schema.ITEM_COLUMNS, ("space", "item_key"))
 
 
 class SQLiteStore:
@@ -204,6 +205,26 @@ class SQLiteStore:
         with self._snapshot() as reader:
             rows = reader.execute(f"SELECT status, count(*) FROM runs {where} GROUP BY status", bindings).fetchall()
             return {RunStatus(status): count for status, count in rows}
+
+    def items(self, query: ItemQuery) -> list[ItemRow]:
+        where = "space = :space AND (ord, item_key) > (:ord, :key) ORDER BY ord, item_key"
+        found: list[ItemRow] = []
+        left = 2**62 if query.limit is None else query.limit
+        ord_, key = query.after or (-(2**63), "")
+        with self._snapshot() as reader:
+            while left > 0:
+                size = min(left, ROWS_PER_PAGE)
+                rows = _ITEMS.page(reader, where, {"space": query.space, "ord": ord_, "key": key}, size)
+                found.extend(map(self._decoder.item, rows))
+                if len(rows) < size:
+                    break
+                ord_, key, left = found[-1].ord, found[-1].key, left - size
+        return found
+
+    def item(self, space: str, key: str) -> ItemRow | None:
+        with self._snapshot() as reader:
+            rows = _ITEMS.page(reader, "space = :space AND item_key = :key", {"space": space, "key": key}, 1)
+            return self._decoder.item(rows[0]) if rows else None
 
     @contextmanager
     def _snapshot(self) -> Generator[Connection]:

@@ -62,10 +62,12 @@ def _check(connection: Connection, path: Path) -> None:
 
 
 def create(connection: Connection) -> None:
-    """Create the tables in a new file, all or none."""
-    if connection.pragma("user_version") == 0:
+    """Create the tables in a new file, or what an older version of them lacks, all or none."""
+    version = connection.pragma("user_version")
+    if version < schema.SCHEMA_VERSION:
         with connection:
-            connection.execute(schema.CREATE)
+            for step in schema.STEPS_TO_VERSION[version:]:
+                connection.execute(step)
             connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
 

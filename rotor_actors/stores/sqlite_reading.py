@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from rotor_actors.errors import StoreCorruptedError
-from rotor_actors.records import ChildRow, Kind, OutcomeStatus, RunFlag, RunRow, RunStatus, StepRow
+from rotor_actors.records import ChildRow, ItemRow, Kind, OutcomeStatus, RunFlag, RunRow, RunStatus, StepRow
 from rotor_actors.stores.batch import crc
 from rotor_actors.stores.schema import BLOBS, blob_positions
 from rotor_actors.stores.sqlite_connection import Connection
@@ -158,6 +158,13 @@ class Decoder:
         if expected != crc(child.result, child.error):
             raise self._damaged(f"the result of run {child.run_id}")
         return child
+
+    def item(self, values: list[Any]) -> ItemRow:
+        *fields, expected = values
+        item = ItemRow(*fields)
+        if expected != crc(item.body):
+            item.body, item.is_damaged = None, True
+        return item
 
     def _damaged(self, what: str) -> StoreCorruptedError:
         return StoreCorruptedError(

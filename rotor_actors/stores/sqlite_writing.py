@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from rotor_actors.records import RunFlag, RunRow, RunsCancelled, RunStatus, StepRow
-from rotor_actors.stores.batch import RowBatch, crc
+from rotor_actors.records import ItemRow, RunFlag, RunRow, RunsCancelled, RunStatus, StepRow
+from rotor_actors.stores.batch import ItemBatch, RowBatch, crc
 from rotor_actors.stores.schema import (
     CHANGE_COLUMNS,
+    ITEM_COLUMNS,
     MUTABLE_FIELDS,
     RUN_COLUMNS,
     STEP_COLUMNS,
@@ -32,26 +33,34 @@ _REST_COLUMNS = ("n", "rest_seq", "wake_at")
 _RUN_BLOBS = blob_positions(RUN_COLUMNS)
 _CHANGE_BLOBS = blob_positions(CHANGE_COLUMNS)
 _STEP_BLOBS = blob_positions(STEP_COLUMNS)
+_ITEM_BLOBS = blob_positions(ITEM_COLUMNS)
 _CANCEL_BLOBS = blob_positions(_CANCEL_COLUMNS)
 
 _mutable_values = operator.attrgetter("n", *MUTABLE_FIELDS)
 _to_json = msgspec.json.Encoder().encode
 
-COMMIT = "INSERT INTO temp.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+COMMIT = "INSERT INTO temp.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def prepare(connection: Connection) -> None:
     """Give the connection its view and trigger; they are its own and no part of the file."""
     connection.execute(
         f"""
-        CREATE TEMP VIEW commits(created, changed, steps, rested, cancelled, data, last_n, last_seq)
-            AS SELECT 0, 0, 0, 0, 0, 0, 0, 0;
+        CREATE TEMP VIEW commits(created, changed, steps, rested, cancelled, data, last_n, last_seq,
+                                     owners, expired, dropped, put)
+            AS SELECT 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0;
         CREATE TEMP TRIGGER commit_all INSTEAD OF INSERT ON commits BEGIN
             {_insert("runs", RUN_COLUMNS, "created")};
             {_update(CHANGE_COLUMNS, "changed")};
             {_insert("steps", STEP_COLUMNS, "steps")};
             {_update(_REST_COLUMNS, "rested")};
             {_update(_CANCEL_COLUMNS, "cancelled").replace("flags = v.flags", "flags = runs.flags | v.flags")};
+            DELETE FROM items WHERE n IN (SELECT value FROM json_each(NEW.owners));
+            DELETE FROM items WHERE (space, item_key) IN (
+                SELECT i.space, i.item_key FROM json_each(NEW.expired) AS e CROSS JOIN items AS i
+                WHERE i.space = e.key AND i.due <= e.value);
+            DELETE FROM items WHERE (space, item_key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(NEW.dropped));
+            {_insert("items", ITEM_COLUMNS, "put").replace("INSERT", "INSERT OR REPLACE")};
             UPDATE numbers SET last_n = max(last_n, NEW.last_n), last_seq = max(last_seq, NEW.last_seq);
         END;
         """
@@ -61,6 +70,7 @@ def prepare(connection: Connection) -> None:
 def bindings_of(batch: RowBatch) -> Sequence[Any]:
     """What `COMMIT` takes."""
     packer = _Packer()
+    items = _item_bindings(batch.items, packer)  # before `data` is joined, as all that has payloads
     return (
         packer.rows(batch.created.values(), _created_values, _RUN_BLOBS),
         packer.rows(batch.changed.values(), _changed_values, _CHANGE_BLOBS),
@@ -70,7 +80,22 @@ def bindings_of(batch: RowBatch) -> Sequence[Any]:
         b"".join(packer.data),
         batch.last_n,
         batch.last_seq,
+        *items,
     )
+
+
+def _item_bindings(batch: ItemBatch, packer: _Packer) -> Sequence[Any]:
+    return (
+        _some(list(batch.owners)),
+        _some(batch.expired),
+        _some(list(batch.dropped)),
+        packer.rows(batch.put.values(), _item_values, _ITEM_BLOBS) if batch.put else None,
+    )
+
+
+def _some(value: list[Any] | dict[str, float]) -> str | None:
+    """Most commits have none of it."""
+    return _to_json(value).decode() if value else None
 
 
 def _created_values(row: RunRow) -> tuple[Any, ...]:
@@ -83,6 +108,10 @@ def _changed_values(row: RunRow) -> tuple[Any, ...]:
 
 def _step_values(row: StepRow) -> tuple[Any, ...]:
     return (*astuple(row), crc(row.payload))
+
+
+def _item_values(row: ItemRow) -> tuple[Any, ...]:
+    return (*astuple(row)[:-1], crc(row.body))
 
 
 def _cancelled_values(item: tuple[int, RunsCancelled]) -> tuple[Any, ...]:
