@@ -98,13 +98,16 @@ class Cancellation:
         withdrawn = None if self._withdrawn is None else self._withdrawn.row.n
         fact = RunsCancelled([each.row.n for each in self._runs], at, error, withdrawn, seq)
         handlers = self._handler_entries()
-        entry = Together([*(entries or []), fact, *handlers]) if entries or handlers else fact
+        also = [*handlers, *kernel.features.run_ends(self._runs)]
+        entry = Together([*(entries or []), fact, *also]) if entries or also else fact
         self.seq = kernel.journal.append(entry)
         if run is not None:
             run.seen_seq = self.seq
         for each in self._runs:
             self._mark(each, at, error)
         self._finishing.begin_handlers(list(handlers))
+        for each in self._runs:
+            kernel.features.run_ended(each)
         self._join_those_below()
         self._tell_parents(at, error)
         self._begin_interrupting()

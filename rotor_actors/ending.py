@@ -87,7 +87,8 @@ class Ending:
             self.end(run, RunStatus.FAILED, error=encoded)
         else:
             children = [child.row.parent_key for child in run.each_child() if child.is_owned and not child.is_doomed]
-            self._try_again(run, delay, AttemptNote(encoded, failed_keys, sleeps, [key for key in children if key]))
+            left = [*(key for key in children if key), *(self._kernel.features.waiting(run) or ())]
+            self._try_again(run, delay, AttemptNote(encoded, failed_keys, sleeps, left))
 
     def _retry_delay(self, run: Run, error: BaseException) -> float | None:
         if not is_retriable(error) or any(isinstance(each, _PROGRAMMING_ERRORS) for each in leaves(error)):
@@ -130,11 +131,16 @@ class Ending:
             entries.append(self._finishing.handler_entry(run, handler, "on_failure", info, ""))
         left = [child for child in run.each_child() if not child.row.flags & (RunFlag.RELEASED | RunFlag.ABANDON)]
         left = [child for child in left if not child.is_doomed]
+        also = kernel.features.run_ends([run])
         if left:
-            Cancellation(kernel, self._finishing, left, f"its parent ended ({status.value})").begin(entries, run)
+            Cancellation(kernel, self._finishing, left, f"its parent ended ({status.value})").begin(
+                [*entries, *also], run
+            )
         else:
-            kernel.append(run, entries[0] if len(entries) == 1 else Together(entries))
+            together = [*entries, *also]
+            kernel.append(run, entries[0] if len(together) == 1 else Together(together))
         self._finishing.begin_handlers(entries)
+        kernel.features.run_ended(run)
         self._finishing.finish(run)
         self._tell_parent(run, Outcome(_OUTCOME_OF[status], result if status is RunStatus.COMPLETED else error))
 

@@ -114,8 +114,8 @@ class Engine(Kernel):
             self.append_change(run)
         loaded: Loaded | None = None
         if run.history is not None:
-            loaded = load(run.history, attempt_seq=row.attempt_seq, upto_seq=run.history_seq)
-            run.history = None
+            loaded = load(run.history, attempt_seq=row.attempt_seq, upto_seq=run.history_seq, waiting=run.waiting)
+            run.history = run.waiting = None
         actor = RunActor(self, run, loaded, is_replaying=is_replaying, is_strict=self.options.strict_replay)
         run.actor, run.phase = actor, Phase.ACTIVE
         actor.begin(self._body_maker(run, workflow))
@@ -246,6 +246,18 @@ class Engine(Kernel):
             Cancellation(
                 self, self.finishing, [child], "the scope that awaited it was cancelled", withdrawn=child
             ).begin()
+
+    def begin_step(self, run: Run, pending: Pending) -> float | None:
+        feature = self.features.of(pending.kind)
+        if pending.is_spawned and pending.key not in feature.waiting(run):
+            return None  # it has ended since the history was loaded: its outcome is in the mailbox
+        return feature.begin(run, pending)
+
+    def step_due(self, run: Run, pending: Pending, at: float) -> None:
+        self.features.of(pending.kind).due(run, pending, at)
+
+    def withdraw_step(self, run: Run, pending: Pending) -> None:
+        self.features.of(pending.kind).withdraw(run, pending)
 
     def cancel_from_inside(self, run: Run, reason: str) -> None:
         if not run.is_doomed:

@@ -51,7 +51,7 @@ class Invoking:
 
     def _await(self, run: Run, key: bytes, child: Run) -> None:
         if isinstance(run.actor, RunActor) and child.row.deadline is not None and not child.is_doomed:
-            run.actor.await_child(key, child.row.deadline)
+            run.actor.await_until(key, child.row.deadline)
 
     def _spawn(self, run: Run, pending: Pending, generation: int, run_id: str) -> None:
         kernel, parent, spec = self._kernel, run.row, pending.spec

@@ -88,9 +88,12 @@ class Journal:
         """The number that the entry appended next will get."""
         return self.last_seq + 1
 
-    def append(self, entry: Entry) -> int:
-        """Append an entry, which a crash keeps or loses as a whole, and return its number."""
-        self.last_seq = entry.seq = seq = self.last_seq + 1
+    def append(self, entry: Entry, numbers: int = 1) -> int:
+        """Append an entry, which a crash keeps or loses as a whole, and return its number.
+
+        With several `numbers` it is the last of as many; those before are for what is within it.
+        """
+        self.last_seq = entry.seq = seq = self.last_seq + numbers
         batch = self._batches[-1]
         if len(batch.entries) >= ENTRIES_PER_COMMIT:
             batch = _Batch(seq)

@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -22,13 +22,24 @@ from rotor_actors.clock import Clock
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import StoreError
 from rotor_actors.executor import Executor
+from rotor_actors.features import Features
 from rotor_actors.ids import Ids
 from rotor_actors.in_flight import StepsInFlight
 from rotor_actors.journal import Journal
 from rotor_actors.live_tree import LiveTree
 from rotor_actors.messages import AttemptDue, StepEnded
 from rotor_actors.payload import Codecs
-from rotor_actors.records import Entry, Outcome, RunChanged, RunRow, StepRecorded, StepRow
+from rotor_actors.records import (
+    Entry,
+    ItemPut,
+    ItemRow,
+    Outcome,
+    RunChanged,
+    RunRow,
+    StepRecorded,
+    StepRow,
+    Together,
+)
 from rotor_actors.registry import Registry
 from rotor_actors.remote_errors import record
 from rotor_actors.run import Canceller, Phase, Run
@@ -84,6 +95,7 @@ class Kernel(ABC):
         self.options = options
         self.registry = Registry(Codecs(options.payload_limit), self._workflow_appeared)
         self.queue_of_runs = RunQueue(ports.clock.monotonic, self._may_begin, self._slice_ended, self.actor_broke)
+        self.features = Features()
         self.journal = Journal(
             ports.store, ports.writer, last_numbers[1], self.queue_of_runs.start_soon, on_store_failure
         )
@@ -150,12 +162,34 @@ class Kernel(ABC):
     def encode_error(self, error: BaseException) -> bytes:
         return msgspec.msgpack.encode(record(error, self.registry.codecs))
 
-    def record_outcome(self, run: Run, row: StepRow, outcome: Outcome) -> None:
-        """Record a step's outcome and post it, in one act."""
+    def record_outcome(self, run: Run, row: StepRow, outcome: Outcome, *also: Entry) -> None:
+        """Record a step's outcome and post it, in one act; a crash keeps what is recorded also with it, or loses both."""
         row.seq = seq = self.journal.next_seq
-        self.journal.append(StepRecorded(row))
+        recorded = StepRecorded(row)
+        self.journal.append(Together([recorded, *also]) if also else recorded)
         self.progressed(run)
         run.post(StepEnded(row.key, outcome, seq, row.at))
+
+    def record_outcomes(self, ended: Sequence[tuple[Run, StepRow, Outcome]], also: Sequence[Entry] = ()) -> int:
+        """Record outcomes of steps of any runs, and what is to be recorded also, as one entry, and post them.
+
+        Each outcome has a number of its own, for one run may be told of several. The newest number is given.
+        """
+        for number, (_, row, _) in enumerate(ended, self.journal.next_seq):
+            row.seq = number
+        entries: list[Entry] = [StepRecorded(row) for _, row, _ in ended]
+        seq = self.journal.append(Together([*entries, *also]), numbers=max(1, len(ended)))
+        for run, row, outcome in ended:
+            self.progressed(run)
+            run.post(StepEnded(row.key, outcome, row.seq, row.at))
+        return seq
+
+    def put_item(self, item: ItemRow, owner: Run | None = None) -> ItemPut:
+        """The entry of an item, to be appended; with an owner it goes with that run's end."""
+        if owner is not None:
+            item.n = owner.row.n
+            owner.owns_items = True
+        return ItemPut(item)
 
     def progressed(self, run: Run) -> None:
         """Something of the run's was recorded: it is not what kills the process."""
@@ -207,6 +241,7 @@ class Kernel(ABC):
             self.queue(run)
 
     def _workflow_appeared(self, workflow: Workflow[Any, Any]) -> None:
+        self.features.workflow_known(workflow)
         for run in self.tree.orphans_of(workflow.id):
             run.workflow = workflow
             if not self.admission.is_held(run):

@@ -45,6 +45,8 @@ class Loader:
         """What is appended after now is in the runs' mailboxes; what was appended before must be durable to be read."""
         engine = self._engine
         upto_seq = engine.journal.last_seq
+        for run in runs:
+            run.waiting = engine.features.waiting(run)
         await engine.journal.durable(upto_seq)
         runs = [run for run in runs if run.phase is Phase.LOADING and not run.is_doomed]
         try:

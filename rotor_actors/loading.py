@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from rotor_actors.messages import Known, Message, StepEnded, TimerFired
@@ -31,7 +33,8 @@ class AttemptNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a failed attempt leaves to the next one.
 
     `forget` are the step keys whose failure ended it: they run again. `sleeps` are the sleeps that were under way, with
-    the time they end, `children` the step keys of the children that it awaited.
+    the time they end, `children` the step keys of what goes on without it: children, and steps that wait with a
+    feature.
     """
 
     error: bytes
@@ -64,8 +67,11 @@ class Loaded(msgspec.Struct):
     inherited: list[bytes] = []
 
 
-def load(history: History, *, attempt_seq: int, upto_seq: int) -> Loaded:
-    """Sort what is recorded up to entry `upto_seq` into memo (up to `attempt_seq`) and record (after it)."""
+def load(history: History, *, attempt_seq: int, upto_seq: int, waiting: Mapping[bytes, Known] | None = None) -> Loaded:
+    """Sort what is recorded up to entry `upto_seq` into memo (up to `attempt_seq`) and record (after it).
+
+    Steps that were `waiting` with a feature at that entry are, as running children are, known without an outcome.
+    """
     loaded = Loaded({}, [], {}, {}, {}, {})
     for seq, fact in _in_order(history, upto_seq):
         loaded.newest_seq = seq
@@ -75,6 +81,9 @@ def load(history: History, *, attempt_seq: int, upto_seq: int) -> Loaded:
             _add_step(loaded, seq, attempt_seq, fact)
     for child in history.children:
         _add_child(loaded, child, upto_seq)
+    for key, known in (waiting or {}).items():
+        if key not in loaded.memo:
+            loaded.recorded.setdefault(key, known)
     return loaded
 
 
@@ -102,7 +111,7 @@ def _add_step(loaded: Loaded, seq: int, attempt_seq: int, step: StepRow) -> None
             for key in note.forget:
                 loaded.memo.pop(key, None)
             loaded.sleeps, loaded.inherited = dict(note.sleeps), note.children
-        case Kind.RUN | Kind.INVOKE | Kind.SLEEP:
+        case _:
             known = Known(step.kind, step.target, Outcome(step.status, step.payload), step_id=step.step_id)
             if step.kind is Kind.INVOKE:
                 known = msgspec.structs.replace(known, **_released_child(step))

@@ -59,11 +59,12 @@ class Pending(msgspec.Struct, eq=False):
     value: Any = msgspec.UNSET
     """The result after its round trip, which saves decoding it once more; set by the shell."""
     is_spawned: bool = False
-    """Of an invoke: its child ran already when the history was loaded. If it runs no more, its end is in the mailbox."""
+    """It had begun, and had no outcome, when the history was loaded: a child ran, a step waited with a feature. If it
+    does so no more, its end is in the mailbox."""
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What is recorded under a step key. Without an outcome: a child that still runs, or a step in flight."""
+    """What is recorded under a step key. Without an outcome: a child that still runs, or a step that waits."""
 
     kind: Kind
     target: str

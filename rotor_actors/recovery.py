@@ -14,7 +14,7 @@ import msgspec
 from rotor_actors.engine import Engine
 from rotor_actors.errors import ErrorInfo
 from rotor_actors.messages import AttemptDue
-from rotor_actors.records import Entry, RunChanged, RunFlag, RunStatus, Together
+from rotor_actors.records import Entry, ItemRow, RunChanged, RunFlag, RunStatus, Together
 from rotor_actors.run import Phase, Run
 from rotor_actors.stores.base import LiveRun, Store
 
@@ -35,11 +35,12 @@ class Recovery:
         self._survivors: list[Run] = []
         self._adopters: dict[int, int | None] = {}
 
-    def begin(self, live: list[LiveRun], adopters: dict[int, int | None]) -> None:
+    def begin(self, live: list[LiveRun], adopters: dict[int, int | None], items: dict[str, list[ItemRow]]) -> None:
         """Build the tree and let go on what was under way; for `adopters` see `find_adopters`."""
         self._adopters = adopters
         for found in live:
             self._place(found)
+        self._engine.features.open({space: self._intact(items[space]) for space in items})
         self._set_aside_damaged(live)
         to_replay = [found for found in live if self._is_under_way(found)]
         recovered = {found.row.n for found in to_replay}
@@ -87,6 +88,21 @@ class Recovery:
         run = self._engine.tree.get(found.row.n)
         if run is not None and run.phase is Phase.STORED and found.row.wake_at is not None:
             self._engine.timers.add(run, found.row.wake_at)
+
+    def _intact(self, items: list[ItemRow]) -> list[ItemRow]:
+        """Items whose owner runs, or that need none. One that is damaged fails its owner, and nothing is read from it."""
+        kept: list[ItemRow] = []
+        for item in items:
+            run = None if item.n is None else self._engine.tree.get(item.n)
+            if run is not None:
+                run.owns_items = True
+            if item.is_damaged:
+                _logger.error("item %r of %r does not match its checksum: the file was damaged", item.key, item.space)
+                if run is not None:
+                    run.row.flags |= RunFlag.DAMAGED
+            elif run is not None or item.n is None:
+                kept.append(item)
+        return kept
 
     # Poison
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from rotor_actors.mailbox import Mailbox
-from rotor_actors.messages import AttemptDue, Interrupt, Message
+from rotor_actors.messages import AttemptDue, Interrupt, Known, Message
 from rotor_actors.records import History, RunFlag, RunRow
 from rotor_actors.workflow import Workflow
 from supervisors import ChildTable
@@ -68,7 +68,7 @@ class Run:
 
     __slots__ = (
         "actor", "cancellation", "children", "cleaning", "context", "history", "history_seq", "host", "is_doomed", "is_queued",
-        "mailbox", "parent", "phase", "row", "seen_seq", "waiters", "workflow",
+        "mailbox", "owns_items", "parent", "phase", "row", "seen_seq", "waiters", "waiting", "workflow",
     )  # fmt: skip
 
     def __init__(self, host: RunHost, row: RunRow, parent: Run | None, phase: Phase) -> None:
@@ -83,6 +83,10 @@ class Run:
         self.context: contextvars.Context | None = None
         self.history: History | None = None
         self.history_seq = 0
+        # The steps that had begun with a feature when its history was read.
+        self.waiting: dict[bytes, Known] | None = None
+        # There are, or were, items in the store that go with its end.
+        self.owns_items = False
         self.waiters: list[asyncio.Future[RunRow]] | None = None
         self.cancellation: Canceller | None = None
         # Cancellers of its children (withdrawn, or left by a child that ended) that are still under way.

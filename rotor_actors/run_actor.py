@@ -69,6 +69,14 @@ class ActorHost(StepHost, Protocol):
 
     def withdraw(self, run: Run, key: bytes) -> None: ...
 
+    def begin_step(self, run: Run, pending: Pending) -> float | None:
+        """Begin a step that a feature performs, or go on with it; gives when it is due."""
+        ...
+
+    def step_due(self, run: Run, pending: Pending, at: float) -> None: ...
+
+    def withdraw_step(self, run: Run, pending: Pending) -> None: ...
+
     def cancel_from_inside(self, run: Run, reason: str) -> None: ...
 
     def sleep_ended(self, run: Run, pending: Pending, at: float) -> None: ...
@@ -237,6 +245,8 @@ class RunActor:
             self._host.sleep_ended(self._run, pending, now)
         elif pending.kind is Kind.INVOKE:
             self._host.invoke_timed_out(self._run, pending, now)
+        else:
+            self._host.step_due(self._run, pending, now)
 
     def _fire_unrecorded(self, now: float) -> None:
         self._loop.set_time(now)
@@ -285,8 +295,12 @@ class RunActor:
             case Kind.INVOKE:
                 withdrawn = 0 if self._loaded is None else self._loaded.generations.get(pending.key, 0)
                 self._host.invoke(self._run, pending, withdrawn + 1)
-            case _:
+            case Kind.SLEEP:
                 self._alarms.add(pending.key, self._due_of_sleep(pending))
+            case _:
+                due = self._host.begin_step(self._run, pending)
+                if due is not None:
+                    self._alarms.add(pending.key, due)
 
     def _due_of_sleep(self, pending: Pending) -> float:
         """One that an earlier attempt began goes on; it does not begin anew."""
@@ -304,8 +318,8 @@ class RunActor:
         else:
             self._host.start_when_durable(self._run, step)
 
-    def await_child(self, key: bytes, deadline: float) -> None:
-        """The child runs; from `deadline` on the invoke has timed out."""
+    def await_until(self, key: bytes, deadline: float) -> None:
+        """The step has begun; at `deadline` it is due: the invoke of a child that runs has timed out."""
         self._alarms.add(key, deadline)
         self._host.at_rest(self._run, self.next_due(), is_parked=False)
 
@@ -334,6 +348,8 @@ class RunActor:
             step.stop()
         elif pending.kind is Kind.INVOKE:
             self._host.withdraw(self._run, pending.key)
+        elif pending.kind.outlives_process:
+            self._host.withdraw_step(self._run, pending)
 
     def step_left(self, step: StepTask) -> bool:
         """The step is no longer in flight; False when nobody waits for it any more."""

@@ -13,10 +13,11 @@ from rotor_actors.engine import Engine
 from rotor_actors.errors import RuntimeStateError, StoreError, StoreFullError
 from rotor_actors.kernel import Options, Ports
 from rotor_actors.loader import Loader
-from rotor_actors.records import RunRow
+from rotor_actors.records import ItemRow, RunRow
 from rotor_actors.recovery import Recovery, find_adopters
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
+from rotor_actors.stores.base import ItemQuery, Store
 from rotor_actors.workflow import Workflow
 from supervisors import ChildSpec, MaxRestartsExceeded, Supervisor
 
@@ -77,6 +78,7 @@ class Service:
             self._engine = engine = Engine(ports, self._options, last_numbers=numbers, on_store_failure=self._failed)
             for workflow in workflows:
                 engine.register(workflow)
+            items = await ports.reader.call(partial(_items_of, ports.store, engine.features.spaces))
             await self._supervisor.__aenter__()
             await self._supervisor.start_child(ChildSpec("journal", engine.journal.serve))
             await self._supervisor.start_child(ChildSpec("loader", Loader(engine).serve))
@@ -87,7 +89,7 @@ class Service:
         self._watcher = asyncio.get_running_loop().create_task(self._watch_services())
         self._is_accepting = True
         self._recovery = Recovery(engine)
-        self._recovery.begin(live, adopters)
+        self._recovery.begin(live, adopters, items)
         engine.queue_of_runs.poke()
         attach = getattr(ports.clock, "attach", None)
         if attach is not None:
@@ -186,6 +188,7 @@ class Service:
         self._is_stopped = True
         engine = self.engine
         engine.timers.stop()
+        engine.features.close()
         for run in engine.tree:
             if isinstance(run.actor, RunActor):
                 run.actor.shut_down()
@@ -231,6 +234,10 @@ class Service:
         finally:
             ports.writer.close()
             ports.reader.close()
+
+
+def _items_of(store: Store, spaces: list[str]) -> dict[str, list[ItemRow]]:
+    return {space: store.items(ItemQuery(space)) for space in spaces}
 
 
 def _closed() -> RuntimeStateError:

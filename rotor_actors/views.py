@@ -11,7 +11,7 @@ import msgspec
 from rotor_actors.errors import ErrorInfo, PayloadError
 from rotor_actors.payload import Codec
 from rotor_actors.payload_json import to_json
-from rotor_actors.records import Kind, OutcomeStatus, RunFlag, RunRow, RunStatus, StepRow
+from rotor_actors.records import OutcomeStatus, RunFlag, RunRow, RunStatus, StepRow
 from rotor_actors.registry import Registry
 
 
@@ -104,7 +104,7 @@ def run_info(row: RunRow, registry: Registry) -> RunInfo:
 
 def step_infos(rows: list[StepRow]) -> list[StepInfo]:
     """The steps among the journal rows."""
-    steps = (row for row in rows if row.kind in (Kind.RUN, Kind.INVOKE, Kind.SLEEP))
+    steps = (row for row in rows if row.kind.is_outcome)
     return [
         StepInfo(row.step_id, row.kind.value, row.status, row.attempts,
                  None if row.began_at is None else _at(row.began_at), _at(row.at))

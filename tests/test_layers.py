@@ -32,7 +32,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     ),
     "what authors see": ("step_specs", "step", "context", "define"),
     "actors": ("threads", "timers", "run_queue", "run", "live_tree", "step_task", "run_actor", "admission", "claims",
-        "in_flight",
+        "in_flight", "features",
     ),
     "engine": (
         "kernel", "finishing", "invoking", "cancellation", "ending", "engine", "loader", "recovery", "service",

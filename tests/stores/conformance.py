@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -20,6 +20,11 @@ from rotor_actors.records import (
     ChildRow,
     Entry,
     History,
+    ItemDropped,
+    ItemPut,
+    ItemRow,
+    ItemsDropped,
+    ItemsExpired,
     Kind,
     OutcomeStatus,
     RunChanged,
@@ -33,7 +38,7 @@ from rotor_actors.records import (
     StepRow,
     Together,
 )
-from rotor_actors.stores.base import RunQuery, Store
+from rotor_actors.stores.base import ItemQuery, RunQuery, Store
 
 MakeStore: TypeAlias = Callable[[], Store]
 
@@ -451,3 +456,95 @@ class StoreConformance:
         assert store.list_runs(RunQuery()) == runs[::-1]
         store.commit([RunCreated(a_run(50), 50)])
         assert store.last_numbers() == (50, 50)
+
+    # Items
+
+    def put(self, store: Store, *items: ItemRow) -> None:
+        store.commit([ItemPut(item, seq) for seq, item in enumerate(items, 1)])
+
+    def keys(self, store: Store, space: str = "a", **fields: Any) -> list[str]:
+        return [item.key for item in store.items(ItemQuery(space, **fields))]
+
+    def test_each_field_of_an_item_comes_back(self, store: Store, make_store: MakeStore) -> None:
+        items = [
+            ItemRow("a", "k'1\n\u2603", b"\x00\xff" * 10_000, n=7, ord=-3, due=TIMES[0]),
+            ItemRow("a", "k2"),
+            ItemRow("a", "k3", b""),
+        ]
+        self.put(store, *items)
+        again = self.reopened(store, make_store)
+        assert again.items(ItemQuery("a")) == items
+        assert again.item("a", items[0].key) == items[0]
+        assert again.item("b", "k2") is None
+        again.close()
+
+    def test_items_come_in_order_of_ord_and_then_key_of_one_space_only(self, store: Store) -> None:
+        self.put(store, *(ItemRow(space, key, ord=ord) for space, key, ord in
+                          [("a", "z", 1), ("a", "y", 2), ("a", "b", 2), ("a", "c", 0), ("b", "c", 0)]))  # fmt: skip
+        assert self.keys(store) == ["c", "z", "b", "y"]
+        assert self.keys(store, limit=3) == ["c", "z", "b"]
+        assert self.keys(store, limit=3, after=(2, "b")) == ["y"]
+        assert self.keys(store, "b") == ["c"]
+        assert self.keys(store, "c") == []
+
+    def test_any_number_of_items_is_read(self, store: Store) -> None:
+        self.put(store, *(ItemRow("a", f"{n:05}", ord=n // 7) for n in range(12_000)))
+        assert self.keys(store) == [f"{n:05}" for n in range(12_000)]
+        assert self.keys(store, limit=6_000)[-1] == "05999"
+
+    def test_an_item_that_is_put_again_is_replaced(self, store: Store) -> None:
+        self.put(store, ItemRow("a", "k", b"one", n=1, ord=1, due=1.0))
+        self.put(store, ItemRow("a", "k", b"two"), ItemRow("a", "k", b"three", ord=2))
+        assert store.items(ItemQuery("a")) == [ItemRow("a", "k", b"three", ord=2)]
+        store.commit([ItemsDropped([1], 3)])  # no longer its owner
+        assert self.keys(store) == ["k"]
+
+    def test_an_item_is_dropped_by_key_or_with_its_owner(self, store: Store) -> None:
+        self.put(store, *(ItemRow("a", key, n=n) for key, n in [("p", 1), ("q", 1), ("r", 2), ("s", None)]))
+        store.commit([ItemDropped("a", "p", 5), ItemDropped("a", "unknown", 6), ItemDropped("b", "r", 7)])
+        assert self.keys(store) == ["q", "r", "s"]
+        store.commit([ItemsDropped([1, 3], 8)])
+        assert self.keys(store) == ["r", "s"]
+
+    def test_items_expire_by_space_and_time(self, store: Store) -> None:
+        self.put(store, ItemRow("a", "p", due=1.0), ItemRow("a", "q", due=2.0), ItemRow("a", "r", due=2.5),
+                 ItemRow("a", "s"), ItemRow("b", "p", due=1.0))  # fmt: skip
+        store.commit([ItemsExpired("a", 2.0, 6)])
+        assert self.keys(store) == ["r", "s"]
+        assert self.keys(store, "b") == ["p"]
+
+    @pytest.mark.parametrize("is_one_commit", [True, False])
+    def test_what_happens_to_items_within_one_commit_is_as_if_one_after_the_other(
+        self, store: Store, is_one_commit: bool
+    ) -> None:
+        entries: list[Entry] = [
+            ItemPut(ItemRow("a", "put, dropped", n=1)),
+            ItemDropped("a", "put, dropped"),
+            ItemPut(ItemRow("a", "put, dropped, put", b"1")),
+            ItemDropped("a", "put, dropped, put"),
+            ItemPut(ItemRow("a", "put, dropped, put", b"2")),
+            ItemPut(ItemRow("a", "owned", n=2)),
+            ItemPut(ItemRow("a", "owned by another", n=2)),
+            ItemPut(ItemRow("a", "owned by another", n=3)),
+            ItemsDropped([2]),
+            ItemPut(ItemRow("a", "due", due=1.0)),
+            ItemPut(ItemRow("a", "due later", due=1.0)),
+            ItemPut(ItemRow("a", "due later", due=3.0)),
+            ItemsExpired("a", 2.0),
+            ItemPut(ItemRow("a", "due after that", due=1.0)),
+            Together([ItemPut(ItemRow("a", "in a group")), ItemDropped("a", "owned by another")]),
+        ]
+        for seq, entry in enumerate(entries, 1):
+            entry.seq = seq
+        for commit in [entries] if is_one_commit else [[entry] for entry in entries]:
+            store.commit(commit)
+        assert self.keys(store) == ["due after that", "due later", "in a group", "put, dropped, put"]
+        assert store.items(ItemQuery("a"))[-1].body == b"2"
+
+    def test_an_item_that_is_read_is_a_copy(self, store: Store) -> None:
+        self.put(store, ItemRow("a", "k", b"one"))
+        store.items(ItemQuery("a"))[0].body = b"two"
+        found = store.item("a", "k")
+        assert found is not None
+        found.body = b"three"
+        assert store.item("a", "k") == ItemRow("a", "k", b"one")

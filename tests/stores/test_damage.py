@@ -12,8 +12,8 @@ from conformance import a_child, a_run, a_step
 
 from rotor_actors import Context, RunHandle, RunStatus, Runtime, SQLiteStore, workflow
 from rotor_actors.errors import StoreCorruptedError, WorkflowFailedError
-from rotor_actors.records import RunCreated, RunFlag, StepRecorded
-from rotor_actors.stores.base import RunQuery
+from rotor_actors.records import ItemPut, ItemRow, RunCreated, RunFlag, StepRecorded
+from rotor_actors.stores.base import ItemQuery, RunQuery
 from rotor_actors.stores.sqlite_connection import connect
 
 pytestmark = pytest.mark.asyncio
@@ -63,6 +63,19 @@ async def test_a_damaged_input_is_named_and_left_out_of_lists(path: Path, store:
     listed = {run.run_id: run for run in store.list_runs(RunQuery())}
     assert listed["run-1"] == marked[0]
     assert store.find("run-3") == listed["run-3"]
+
+
+async def test_a_damaged_item_is_marked_and_its_body_left_out(path: Path, store: SQLiteStore) -> None:
+    store.open()
+    store.commit(
+        [ItemPut(ItemRow("a", "p", b"the body of p", n=1), 5), ItemPut(ItemRow("a", "q", b"the body of q"), 6)]
+    )
+    store.close()
+    flip(path, b"the body of p")
+    store.open()
+    damaged = ItemRow("a", "p", n=1, is_damaged=True)
+    assert store.items(ItemQuery("a")) == [damaged, ItemRow("a", "q", b"the body of q")]
+    assert store.item("a", "p") == damaged
 
 
 async def test_a_damaged_error_is_named(path: Path, store: SQLiteStore) -> None:

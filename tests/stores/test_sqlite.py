@@ -17,8 +17,9 @@ from conformance import MakeStore, StoreConformance, a_child, a_run, a_step, end
 
 from rotor_actors import SQLiteStore
 from rotor_actors.errors import StoreCorruptedError, StoreError, StoreLockedError, StoreVersionError
-from rotor_actors.records import Entry, RunCreated, StepRecorded
-from rotor_actors.stores.base import RunQuery
+from rotor_actors.records import Entry, ItemPut, ItemRow, RunCreated, StepRecorded
+from rotor_actors.stores.base import ItemQuery, RunQuery
+from rotor_actors.stores.schema import APPLICATION_ID, SCHEMA_VERSION, STEPS_TO_VERSION
 from rotor_actors.stores.sqlite_connection import connect
 
 READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
@@ -150,12 +151,18 @@ def test_what_is_read_often_is_found_by_index(store: SQLiteStore) -> None:
     store.steps(1)
     for query in (RunQuery(), RunQuery(parent_n=1), RunQuery(root_n=1), RunQuery(root_n=1, before_n=50)):
         store.list_runs(query)
+    store.items(ItemQuery("a"))
+    store.item("a", "k")
     reader.exec_trace = None
-    assert len(explained) >= 8
+    assert len(explained) >= 10
     for statement in explained:
-        named = {name: 1 for name in ("run_id", "ns", "n", "after", "size", "parent_n", "root_n")}
+        named = {
+            name: 1 for name in ("run_id", "ns", "n", "after", "size", "parent_n", "root_n", "space", "ord", "key")
+        }
         plan = [str(row[3]) for row in reader.execute(f"EXPLAIN QUERY PLAN {statement}", named)]
-        scans += [f"{step} in {statement}" for step in plan if step.startswith(("SCAN runs", "SCAN steps"))]
+        scans += [
+            f"{step} in {statement}" for step in plan if step.startswith(("SCAN runs", "SCAN steps", "SCAN items"))
+        ]
         assert not any("TEMP B-TREE" in step for step in plan), (plan, statement)
     assert scans == []
 
@@ -216,8 +223,25 @@ def test_a_newer_file_is_refused_and_left_as_it_is(path: Path) -> None:
     store = SQLiteStore(path)
     store.open()
     store.close()
-    sql(path, "PRAGMA user_version = 2")
-    refused(path, StoreVersionError, "schema version 2, this program knows 1")
+    newer = SCHEMA_VERSION + 1
+    sql(path, f"PRAGMA user_version = {newer}")
+    refused(path, StoreVersionError, f"schema version {newer}, this program knows {SCHEMA_VERSION}")
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_file_of_an_older_version_is_brought_up_and_keeps_what_it_holds(path: Path, version: int) -> None:
+    for step in STEPS_TO_VERSION[:version]:
+        sql(path, step)
+    sql(path, f"PRAGMA application_id = {APPLICATION_ID}")
+    sql(path, f"PRAGMA user_version = {version}")
+    sql(path, "UPDATE numbers SET last_n = 7, last_seq = 8")
+    store = SQLiteStore(path)
+    store.open()
+    store.commit([RunCreated(a_run(8), 9), ItemPut(ItemRow("a", "k"), 10)])
+    assert store.last_numbers() == (8, 10)
+    assert store.items(ItemQuery("a")) == [ItemRow("a", "k")]
+    store.close()
+    assert sql(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])

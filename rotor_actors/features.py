@@ -1,0 +1,144 @@
+"""What a feature adds to the engine: kinds of steps, items it keeps in the store, an interest in runs' ends.
+
+A feature is one object, made by the engine. All it does is synchronous and comes in acts, as all in the engine does:
+append an entry, change what is in memory, post what follows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rotor_actors.messages import Known, Pending
+from rotor_actors.records import Entry, ItemRow, ItemsDropped, Kind
+from rotor_actors.run import Run
+from rotor_actors.workflow import Workflow
+
+
+class Feature:
+    """A part of the engine that has state of its own. Each hook may be left out.
+
+    Attributes:
+        spaces: the spaces of items that are read when the runtime is opened, and handed to `open`.
+    """
+
+    spaces: tuple[str, ...] = ()
+
+    def open(self, items: Mapping[str, list[ItemRow]]) -> None:
+        """The run tree is built, and nothing goes on yet: take over the items of each space, in their order."""
+
+    def close(self) -> None:
+        """The runtime stops: nothing is recorded any more."""
+
+    def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
+        """A workflow was registered; those named to the runtime are, before `open`."""
+
+    def run_ends(self, run: Run) -> Iterable[Entry]:
+        """The run is about to be completed, failed or cancelled; what is given goes into the same entry.
+
+        The run's own items are dropped in it, too; that need not be given. Called once for each run.
+        """
+        return ()
+
+    def run_ended(self, run: Run) -> None:
+        """The entry of its end was appended: it is `journal.last_seq`. Whoever it concerns may be told now."""
+
+
+class StepFeature(Feature, ABC):
+    """A feature with kinds of steps. What is pending of them must be known after a restart from its items alone.
+
+    Attributes:
+        kinds: the kinds of steps it performs.
+    """
+
+    kinds: tuple[Kind, ...] = ()
+
+    @abstractmethod
+    def begin(self, run: Run, pending: Pending) -> float | None:
+        """Begin the step, or go on with it after a recovery or in a later attempt. Gives when it is due, or None.
+
+        What it begins must be durable as soon as `run.seen_seq` is: append entries with `kernel.append(run, …)`.
+        Its outcome goes through `kernel.record_outcome`, here or later.
+        """
+
+    @abstractmethod
+    def withdraw(self, run: Run, pending: Pending) -> None:
+        """The scope that awaited the step was cancelled: undo what `begin` did, if it is there. That is no outcome."""
+
+    def due(self, run: Run, pending: Pending, at: float) -> None:
+        """The time that `begin` gave has come: record an outcome, or nothing if that is on its way."""
+
+    @abstractmethod
+    def waiting(self, run: Run) -> Mapping[bytes, Known]:
+        """The steps of this run that have begun and have no outcome, by key: `Known(kind, target)`.
+
+        They outlive the attempt that began them, as children do: the next attempt that asks goes on with them.
+        """
+
+
+class Features:
+    """All features of one engine."""
+
+    def __init__(self) -> None:
+        self._all: list[Feature] = []
+        self._by_kind: dict[Kind, StepFeature] = {}
+        self._stepping: list[StepFeature] = []
+        # Only those with an interest are asked at each end: it is on the path of every run.
+        self._at_ends: list[Feature] = []
+        self._after_ends: list[Feature] = []
+
+    def add(self, feature: Feature) -> None:
+        self._all.append(feature)
+        if isinstance(feature, StepFeature):
+            self._stepping.append(feature)
+            self._by_kind.update(dict.fromkeys(feature.kinds, feature))
+        if type(feature).run_ends is not Feature.run_ends:
+            self._at_ends.append(feature)
+        if type(feature).run_ended is not Feature.run_ended:
+            self._after_ends.append(feature)
+
+    @property
+    def spaces(self) -> list[str]:
+        return [space for feature in self._all for space in feature.spaces]
+
+    def of(self, kind: Kind) -> StepFeature:
+        return self._by_kind[kind]
+
+    def open(self, items: Mapping[str, list[ItemRow]]) -> None:
+        for feature in self._all:
+            feature.open({space: items[space] for space in feature.spaces})
+
+    def close(self) -> None:
+        for feature in self._all:
+            feature.close()
+
+    def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
+        for feature in self._all:
+            feature.workflow_known(workflow)
+
+    def waiting(self, run: Run) -> dict[bytes, Known] | None:
+        """Steps of this run that have begun with one of the features; None for none."""
+        found: dict[bytes, Known] | None = None
+        if run.owns_items:
+            for feature in self._stepping:
+                if waiting := feature.waiting(run):
+                    found = {**(found or {}), **waiting}
+        return found
+
+    def run_ends(self, runs: Iterable[Run]) -> list[Entry]:
+        """What goes into the entry of these runs' ends."""
+        entries: list[Entry] = []
+        owners: list[int] = []
+        for run in runs:
+            if run.owns_items:
+                owners.append(run.row.n)
+            for feature in self._at_ends:
+                entries.extend(feature.run_ends(run))
+        if owners:
+            entries.append(ItemsDropped(owners))
+        return entries
+
+    def run_ended(self, run: Run) -> None:
+        for feature in self._after_ends:
+            feature.run_ended(run)
