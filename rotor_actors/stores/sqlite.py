@@ -20,7 +20,7 @@ from rotor_actors.records import Entry, History, ItemRow, RunRow, RunStatus, Ste
 from rotor_actors.stores import schema, sqlite_files, sqlite_writing
 from rotor_actors.stores.base import ItemQuery, LiveRun, RunQuery
 from rotor_actors.stores.batch import RowBatch
-from rotor_actors.stores.lock import FileLock
+from rotor_actors.stores.files import Files, RealFiles
 from rotor_actors.stores.sqlite_connection import Connection, close, connect
 from rotor_actors.stores.sqlite_errors import translated
 from rotor_actors.stores.sqlite_reading import ROWS_PER_PAGE, Bindings, Decoder, Pages
@@ -50,17 +50,19 @@ class SQLiteStore:
         synchronous: `"FULL"`, or `"NORMAL"`, which loses the newest acknowledged commits in a power cut (in a third
             of the simulated cuts), though never more than a suffix.
         vfs: name of the apsw VFS to go through, for tests with a faulty disk.
+        files: where the file is, for simulation; the operating system's if not given.
     """
 
     is_inline = False
 
-    def __init__(self, path: str | os.PathLike[str], *, synchronous: str = "FULL", vfs: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, synchronous: str = "FULL", vfs: str | None = None,
+                 files: Files | None = None) -> None:  # fmt: skip
         if synchronous not in ("FULL", "NORMAL"):
             raise ValueError(f"synchronous must be 'FULL' or 'NORMAL', got {synchronous!r}")
-        self._path = Path(path).resolve()
+        self._files = files or RealFiles(vfs)
+        self._path = self._files.resolve(path)
         self._synchronous = synchronous
-        self._vfs = vfs
-        self._lock = FileLock(self._path)
+        self._lock = self._files.lock(self._path)
         self._decoder = Decoder(self._path)
         self._writer: Connection | None = None
         self._reader: Connection | None = None
@@ -74,11 +76,11 @@ class SQLiteStore:
     # Opening and closing
 
     def open(self) -> None:
-        sqlite_files.check_place(self._path)
+        sqlite_files.check_place(self._path, self._files)
         self._lock.acquire()
         try:
             with translated("open", self._path):
-                sqlite_files.check_format(self._path, self._vfs)
+                sqlite_files.check_format(self._path, self._files)
                 self._writer = writer = self._connect(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
                 if writer.readonly("main"):
                     raise StoreError(f"{self._path} is read-only: a runtime must be able to write to its store")
@@ -102,7 +104,7 @@ class SQLiteStore:
             self._lock.release()
 
     def _connect(self, flags: int) -> Connection:
-        connection = connect(self._path, flags, self._vfs)
+        connection = connect(self._path, flags, self._files.vfs)
         connection.set_busy_timeout(_BUSY_MILLISECONDS)
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         return connection
@@ -130,7 +132,7 @@ class SQLiteStore:
     def _bound_wal(self) -> None:
         """A WAL that some reader has kept from being used again from its start is emptied between two reads."""
         wal = self._path.with_name(self._path.name + "-wal")
-        if self._writer is None or not wal.exists() or wal.stat().st_size < _LARGEST_WAL:
+        if self._writer is None or (self._files.size(wal) or 0) < _LARGEST_WAL:
             return
         with self._reading:
             self._writer.set_busy_timeout(0)
@@ -143,7 +145,7 @@ class SQLiteStore:
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         with self._writing("backup") as connection:
-            sqlite_files.backup(connection, Path(path))
+            sqlite_files.backup(connection, Path(path), self._files)
 
     def compact(self) -> None:
         with self._writing("compact") as connection, self._reading:

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import apsw
 
 from rotor_actors.errors import StoreCorruptedError, StoreError, StoreVersionError
 from rotor_actors.stores import schema
+from rotor_actors.stores.files import Files, RealFiles
 from rotor_actors.stores.sqlite_connection import Connection, close, connect
 
 _MAGIC = b"SQLite format 3\0"
 _PAGES_PER_STEP = 10_000
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, files: Files) -> None:
     """Raise StoreError when there can be no store file there."""
-    if path.is_dir():
+    if files.is_directory(path):
         raise StoreError(f"{path} is a directory: give the store a file, as in {path / 'rotor.db'}")
-    if not path.parent.is_dir():
+    if not files.is_directory(path.parent):
         raise StoreError(f"cannot open {path}: its directory does not exist; create {path.parent} first")
 
 
-def check_format(path: Path, vfs: str | None) -> None:
+def check_format(path: Path, files: Files) -> None:
     """Raise when an existing file is not one of ours, or of a newer version. It is looked at, not changed."""
-    if not path.exists() or not path.stat().st_size:
+    if not files.size(path):
         return
-    with path.open("rb") as file:  # SQLite takes a file of a few bytes for an empty one, and would overwrite it
-        if file.read(len(_MAGIC)) != _MAGIC:
-            raise StoreCorruptedError(
-                f"{path} is not a database, or its header is damaged; nothing was changed. Restore a backup, or give "
-                f"the runtime another file."
-            )
-    connection = connect(path, apsw.SQLITE_OPEN_READONLY, vfs)
+    # SQLite takes a file of a few bytes for an empty one, and would overwrite it.
+    if files.head(path, len(_MAGIC)) != _MAGIC:
+        raise StoreCorruptedError(
+            f"{path} is not a database, or its header is damaged; nothing was changed. Restore a backup, or give "
+            f"the runtime another file."
+        )
+    connection = connect(path, apsw.SQLITE_OPEN_READONLY, files.vfs)
     try:
         _check(connection, path)
     except (apsw.ReadOnlyError, apsw.CantOpenError):
         # It has to be recovered before it can be read (a power cut while it was created): nothing else is touched.
         close(connection)
-        connection = connect(path, apsw.SQLITE_OPEN_READWRITE, vfs)
+        connection = connect(path, apsw.SQLITE_OPEN_READWRITE, files.vfs)
         _check(connection, path)
     finally:
         close(connection)
@@ -72,39 +72,30 @@ def create(connection: Connection) -> None:
             connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
 
 
-def backup(connection: Connection, target: Path) -> None:
+def backup(connection: Connection, target: Path, files: Files) -> None:
     """Copy what the connection sees to `target`. It gets its name when it is complete: half a copy never has it."""
-    refuse_existing(target)
+    refuse_existing(target, files)
     partial = target.with_name(target.name + ".partial")
     try:
-        partial.unlink(missing_ok=True)
-        copy = connect(partial, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+        files.remove(partial)
+        copy = connect(partial, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, files.vfs)
         try:
             with copy.backup("main", connection, "main") as under_way:
                 while not under_way.done:
                     under_way.step(_PAGES_PER_STEP)
         finally:
             copy.close()
-        os.link(partial, target)  # unlike a rename, it never takes the place of another file
-        _sync_directory(target.parent)
+        files.link(partial, target)  # unlike a rename, it never takes the place of another file
     except OSError as error:
         raise StoreError(f"backup to {target}: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        files.remove(partial)
 
 
-def refuse_existing(target: Path) -> None:
+def refuse_existing(target: Path, files: Files | None = None) -> None:
     """Raise StoreError when a backup cannot get this name."""
-    if target.exists():
+    files = files or RealFiles()
+    if files.size(target) is not None:
         raise StoreError(f"backup to {target}: the file exists; name a new one")
-    if not target.parent.is_dir():
+    if not files.is_directory(target.parent):
         raise StoreError(f"backup to {target}: its directory does not exist; create {target.parent} first")
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name != "nt":
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -120,7 +120,7 @@ async def test_half_a_copy_never_has_the_name_of_a_whole_one(tmp_path: Path, mon
         assert not target.exists()
         raise OSError("no room for a name")
 
-    monkeypatch.setattr("rotor_actors.stores.sqlite_files.os.link", link)
+    monkeypatch.setattr("rotor_actors.stores.files.os.link", link)
     async with Runtime(tmp_path / "rotor.db") as runtime:
         with pytest.raises(StoreError, match="no room for a name"):
             await runtime.backup(tmp_path / "copy.db")

@@ -1,0 +1,1 @@
+"""Seeded simulation: universes with virtual time, crashes and a faulty disk."""
