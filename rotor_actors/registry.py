@@ -53,6 +53,10 @@ class Registry:
     def get(self, workflow_id: str) -> Workflow[Any, Any] | None:
         return self._workflows.get(workflow_id)
 
+    def all(self) -> list[Workflow[Any, Any]]:
+        """All that are known, handlers too."""
+        return list(self._workflows.values())
+
     def known_ids(self) -> list[str]:
         return sorted(self._workflows)
 

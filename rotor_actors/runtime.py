@@ -14,14 +14,14 @@ from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
 from rotor_actors.ids import Ids, RandomIds
 from rotor_actors.kernel import Options, Ports
 from rotor_actors.service import Service
-from rotor_actors.starting import Starting
+from rotor_actors.serving import Serving
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
 from rotor_actors.stores.sqlite import SQLiteStore
 from rotor_actors.workflow import Workflow
 
 
-class Runtime(Starting):
+class Runtime(Serving):
     """Runs workflows, durably. Use it with `async with`, which may be entered and left in different tasks.
 
     Args:

@@ -19,7 +19,7 @@ from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.stores.base import ItemQuery, Store
 from rotor_actors.workflow import Workflow
-from supervisors import ChildSpec, MaxRestartsExceeded, Supervisor
+from supervisors import ChildInfo, ChildSpec, MaxRestartsExceeded, Supervisor
 
 _logger = logging.getLogger("rotor_actors")
 
@@ -50,6 +50,10 @@ class Service:
         if self._engine is None:
             raise RuntimeStateError("the runtime is not open; use it inside 'async with runtime:'")
         return self._engine
+
+    def services(self) -> list[ChildInfo]:
+        """The supervised services, as they stand."""
+        return self._supervisor.which_children()
 
     def check_open(self) -> None:
         """Raise what keeps the runtime from being used, if anything does."""

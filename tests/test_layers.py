@@ -37,7 +37,12 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     "engine": (
         "kernel", "finishing", "invoking", "cancellation", "ending", "engine", "loader", "recovery", "service",
     ),
-    "faces": ("views", "handle", "access", "looking", "controlling", "waiting", "starting", "runtime", ""),
+    "dashboard": (
+        "dashboard.asgi", "dashboard.guard", "dashboard.page", "dashboard.changes", "dashboard.shapes",
+        "dashboard.timeline", "dashboard.reading", "dashboard.running", "dashboard.actions", "dashboard.window",
+        "dashboard.app", "dashboard", "dashboard.build",
+    ),
+    "faces": ("views", "handle", "access", "looking", "controlling", "waiting", "starting", "serving", "runtime", ""),
     "simulation": ("simulation", "simulation.volume", "simulation.vfs", "simulation.disk"),
 }  # fmt: skip
 
@@ -119,7 +124,7 @@ def test_the_design_page_names_each_module_in_its_layer() -> None:
     rows = {row[0]: row[1] for row in re.findall(r"^\| ([\w ]+) \| (.+?) \|", page, re.MULTILINE)}
     for layer, names in ROTOR_ACTORS.items():
         named = set(re.findall(r"`(\w+)`", rows[layer]))
-        assert named == {name.removeprefix("stores.").removeprefix("simulation.") for name in names if name}, layer
+        assert named == {name.rpartition(".")[2] for name in names if name}, layer
     for layer, names in SUPERVISORS.items():
         assert layer == "face" or f"{layer} ({', '.join(f'`{name}`' for name in names)})" in " ".join(page.split())
 

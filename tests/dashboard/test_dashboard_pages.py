@@ -1,0 +1,212 @@
+"""What the dashboard shows: lists, a run with its invoker and its children, the tree, the waterfall."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dashboard_kit import get, visit
+from kit import World
+
+import rotor_actors.dashboard
+from rotor_actors import Context, MemoryStore, RetryPolicy, Runtime, workflow
+from rotor_actors.errors import WorkflowFailedError, WorkflowTimeoutError
+
+pytestmark = pytest.mark.asyncio
+
+
+async def parse(text: str) -> int:
+    if text == "bad":
+        raise ValueError("cannot parse <bad>")
+    return len(text)
+
+
+@workflow(id="leaf", retries=0)
+async def leaf(ctx: Context, text: str) -> int:
+    return await ctx.step.run("parse", parse, text, retries=RetryPolicy(1, initial="10s", jitter=False))
+
+
+@workflow(id="napper")
+async def napper(ctx: Context) -> None:
+    await ctx.step.sleep("nap", "10h")
+
+
+@workflow(id="top")
+async def top(ctx: Context, texts: list[str]) -> int:
+    total = 0
+    for text in texts:
+        try:
+            total += (await ctx.step.invoke(f"leaf {text}", workflow=leaf, data=text, timeout="1h")).result
+        except WorkflowFailedError:
+            total -= 1
+    try:
+        await ctx.step.invoke("nap", workflow=napper, data=None, timeout="1m")
+    except WorkflowTimeoutError:
+        pass
+    return total
+
+
+async def test_one_walks_from_an_invoke_step_to_its_child_and_from_a_child_to_its_invoker() -> None:
+    async with World(top, leaf, napper) as world:
+        handle = await world.runtime.start(top, ["good", "bad"])
+        assert await world.result(handle) == 3
+        app = world.runtime.dashboard()
+        detail = await get(app, "api/run", id=handle.run_id)
+        children = {step["step_id"]: step["child"] for step in detail["steps"]}
+        assert {name: child["status"] for name, child in children.items()} == {
+            "leaf good": "completed", "leaf bad": "failed", "nap": "running",
+        }  # fmt: skip
+        assert {step["step_id"]: step["status"] for step in detail["steps"]}["nap"] == "timed_out"
+        for name, child in children.items():
+            below = await get(app, "api/run", id=child["run_id"])
+            assert below["run"]["parent_run_id"] == handle.run_id
+            assert below["run"]["parent_step_id"] == name
+            assert [above["run_id"] for above in below["breadcrumb"]] == [handle.run_id]
+        assert (await get(app, "api/run", id=children["nap"]["run_id"]))["run"]["marks"] == ["timed out on, runs on"]
+
+
+async def test_a_cancelled_and_a_recovered_run_link_to_their_invoker_too() -> None:
+    async with World(top, leaf, napper) as world:
+        handle = await world.runtime.start(top, [])
+        await world.clock.advance("10s")
+        await world.crash()
+        await world.open()
+        await world.clock.advance("10s")
+        child = (await get(world.runtime.dashboard(), "api/run", id=handle.run_id))["steps"][0]["child"]
+        assert child["status"] == "running"
+        await world.runtime.cancel(handle.run_id, "enough")
+        below = await get(world.runtime.dashboard(), "api/run", id=child["run_id"])
+        assert below["run"]["status"] == "cancelled"
+        assert [above["run_id"] for above in below["breadcrumb"]] == [handle.run_id]
+
+
+async def test_a_failed_run_shows_its_error_with_traceback_and_its_payloads_as_text() -> None:
+    async with World(top, leaf) as world:
+        handle = await world.runtime.start(leaf, "bad")
+        with pytest.raises(WorkflowFailedError):
+            await world.result(handle)
+        detail = await get(world.runtime.dashboard(), "api/run", id=handle.run_id)
+        assert detail["run"]["error"]["type"] == "ValueError"
+        assert "in parse" in detail["run"]["error"]["traceback"]
+        assert detail["input"] == '"bad"'
+
+
+async def test_the_run_list_filters_and_pages_without_repeating_a_run() -> None:
+    async with World(top, leaf) as world:
+        handles = [await world.runtime.start(leaf, "x" * n) for n in range(5)]
+        for handle in handles:
+            await world.result(handle)
+        app = world.runtime.dashboard()
+        first = await get(app, "api/runs", limit=2, workflow="leaf")
+        second = await get(app, "api/runs", limit=2, workflow="leaf", after=first["next"])
+        third = await get(app, "api/runs", limit=2, workflow="leaf", after=second["next"])
+        shown = [run["run_id"] for page in (first, second, third) for run in page["runs"]]
+        assert shown == [handle.run_id for handle in reversed(handles)]
+        assert third["next"] is None
+        assert first["counts"] == {"completed": 5}
+        assert (await get(app, "api/runs", status="failed"))["runs"] == []
+
+
+async def test_the_tree_comes_parents_first_and_the_waterfall_keeps_waiting_and_working_apart() -> None:
+    async with World(top, leaf, napper) as world:
+        handle = await world.runtime.start(top, ["good", "bad"])
+        await world.result(handle)
+        app = world.runtime.dashboard()
+        nodes = (await get(app, "api/tree", id=handle.run_id))["nodes"]
+        assert [(node[1], node[2], node[3]) for node in nodes] == [
+            (-1, "top", "completed"), (0, "leaf", "completed"), (0, "leaf", "failed"), (0, "napper", "running"),
+        ]  # fmt: skip
+        bad = next(node for node in nodes if node[3] == "failed")
+        tries = [span for span in (await get(app, "api/timeline", id=bad[0]))["spans"] if span["label"] == "parse"]
+        assert [(span["attempt"], span["status"]) for span in tries] == [(1, "failed"), (2, "failed")]
+        assert tries[1]["works_from"] - tries[1]["waits_from"] == pytest.approx(10)
+        assert tries[1]["ends"] >= tries[1]["works_from"]
+
+
+async def test_workflows_are_counted_and_services_are_listed() -> None:
+    async with World(top, leaf) as world:
+        await world.result(await world.runtime.start(leaf, "abc"))
+        app = world.runtime.dashboard()
+        stats = {each["workflow_id"]: each for each in (await get(app, "api/workflows"))["workflows"]}
+        assert stats["leaf"]["counts"] == {"completed": 1}
+        assert sum(stats["leaf"]["per_minute"]) == 1
+        assert stats["top"]["registered"]
+        services = (await get(app, "api/services"))["services"]
+        assert {"journal", "loader"} <= {service["id"] for service in services}
+        assert {service["status"] for service in services} == {"running"}
+
+
+async def test_what_does_not_exist_is_said_by_name() -> None:
+    async with World(leaf) as world, visit(world.runtime.dashboard()) as browser:
+        answer = await browser.get("api/run", params={"id": "nobody"})
+        assert (answer.status_code, answer.json()["error"]) == (404, "no run has the id 'nobody' in this store")
+        assert (await browser.get("api/runs", params={"limit": "many"})).status_code == 400
+        assert (await browser.get("api/runs", params={"status": "asleep"})).status_code == 400
+        assert (await browser.get("api/nothing")).status_code == 404
+        assert (await browser.delete("api/runs")).status_code == 405
+
+
+async def test_redaction_reaches_inputs_results_and_errors() -> None:
+    def redact(workflow_id: str, what: str, value: Any) -> Any:
+        return f"<{what} of {workflow_id}>"
+
+    async with World(leaf) as world:
+        good, bad = await world.runtime.start(leaf, "good"), await world.runtime.start(leaf, "bad")
+        await world.result(good)
+        with pytest.raises(WorkflowFailedError):
+            await world.result(bad)
+        app = world.runtime.dashboard(redact=redact)
+        detail = await get(app, "api/run", id=good.run_id)
+        assert (detail["input"], detail["result"]) == ('"<input of leaf>"', '"<result of leaf>"')
+        assert (await get(app, "api/run", id=bad.run_id))["run"]["error"]["message"] == "<error of leaf>"
+        assert "parse" not in str(await get(app, "api/runs"))
+
+
+async def test_a_tree_of_ten_thousand_runs_is_one_answer_of_bounded_size() -> None:
+    @workflow(id="wide")
+    async def wide(ctx: Context, n: int) -> None:
+        import asyncio
+
+        await asyncio.gather(*(ctx.step.invoke(str(i), workflow=empty, data=None, timeout="1h") for i in range(n)))
+
+    @workflow(id="empty")
+    async def empty(ctx: Context) -> None: ...
+
+    async with Runtime(MemoryStore()) as runtime:
+        handle = await runtime.start(wide, 10_000)
+        await handle.result()
+        async with visit(runtime.dashboard()) as browser:
+            answer = await browser.get("api/tree", params={"id": handle.run_id})
+        assert len(answer.json()["nodes"]) == 10_001
+        assert len(answer.content) < 2_000_000
+
+
+# The page itself
+
+
+BUNDLE = Path(rotor_actors.dashboard.__file__).parent / "static" / "index.html"
+
+
+async def test_the_page_is_small_and_asks_nobody_else_for_anything() -> None:
+    text = BUNDLE.read_text("utf-8")
+    assert len(gzip.compress(text.encode(), 9)) <= 60 * 1024
+    wanted = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(https?:)?//[^\"')]+", text)
+    assert not wanted
+
+
+async def test_the_policy_lets_run_what_is_in_the_page_and_nothing_else() -> None:
+    async with Runtime(":memory:") as runtime, visit(runtime.dashboard()) as browser:
+        answer = await browser.get("")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    scripts = re.findall(r"<script\b[^>]*>(.*?)</script>", answer.text, re.DOTALL)
+    assert scripts
+    for script in scripts:
+        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+    assert answer.headers["x-frame-options"] == "DENY"
