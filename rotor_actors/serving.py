@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from rotor_actors.records import ItemPut, ItemRow, ItemsExpired, Together
 from rotor_actors.starting import Starting
+from rotor_actors.stores.base import ItemQuery
 
 if TYPE_CHECKING:
     from rotor_actors.dashboard import Auth, Dashboard, Redact
     from rotor_actors.dashboard.actions import Action, AuditEntry, Done
     from rotor_actors.dashboard.window import Window
+
+_AUDIT = "audit"
+_AUDIT_SHOWN = 200
+_AUDIT_SECONDS = 90 * 86_400.0
 
 
 class Serving(Starting):
@@ -101,6 +109,16 @@ class Serving(Starting):
         return {"cancel": cancel}
 
     async def _audit(self) -> list[AuditEntry]:
-        return []
+        from rotor_actors.dashboard.actions import AuditEntry
 
-    async def _record_audit(self, entry: AuditEntry) -> None: ...
+        query = ItemQuery(_AUDIT, limit=_AUDIT_SHOWN)
+        items = await self._read(lambda store: store.items(query))
+        return [msgspec.msgpack.decode(item.body, type=AuditEntry) for item in items if item.body]
+
+    async def _record_audit(self, entry: AuditEntry) -> None:
+        """Durable when it returns."""
+        journal = self._open().journal
+        seq = journal.next_seq
+        body = msgspec.msgpack.encode(entry)
+        item = ItemRow(_AUDIT, str(seq), body, ord=-seq, due=entry.at + _AUDIT_SECONDS)  # the newest is read first
+        await journal.durable(journal.append(Together([ItemPut(item), ItemsExpired(_AUDIT, entry.at)])))

@@ -9,8 +9,6 @@ import msgspec
 
 from rotor_actors.dashboard.asgi import HttpError
 
-KEPT = 500
-
 Action: TypeAlias = Callable[[Mapping[str, Any]], Awaitable["Done"]]
 
 

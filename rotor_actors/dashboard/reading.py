@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import msgspec
 
@@ -187,10 +187,10 @@ def _headers(row: RunRow, redact: Redact | None) -> Mapping[str, str]:
     headers = {} if row.headers is None else msgspec.msgpack.decode(row.headers, type=dict[str, str])
     if redact is None or not headers:
         return headers
-    shown = redact(row.workflow_id, "headers", headers)
-    if not isinstance(shown, dict):
-        return {"": str(shown)}
-    return {str(name): str(value) for name, value in cast(dict[Any, Any], shown).items()}
+    try:
+        return msgspec.convert(redact(row.workflow_id, "headers", headers), dict[str, str])
+    except msgspec.ValidationError:
+        return {"": "not shown"}
 
 
 def _lines(steps: list[StepRow], children: list[RunRow], redact: Redact | None) -> list[StepJson]:

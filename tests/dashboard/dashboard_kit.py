@@ -15,7 +15,11 @@ ACTION = {"x-rotor-action": "1"}
 
 @asynccontextmanager
 async def visit(
-    dashboard: Any, base: str = "http://localhost/", *, client: tuple[str, int] = ("127.0.0.1", 5000), root_path: str = ""
+    dashboard: Any,
+    base: str = "http://localhost/",
+    *,
+    client: tuple[str, int] = ("127.0.0.1", 5000),
+    root_path: str = "",
 ) -> AsyncGenerator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app=dashboard, client=client, root_path=root_path)
     async with httpx.AsyncClient(transport=transport, base_url=base) as browser:

@@ -8,7 +8,7 @@ import pytest
 from dashboard_kit import ACTION, act, visit
 from kit import World
 
-from rotor_actors import Context, Runtime, RunStatus, workflow
+from rotor_actors import Context, RunStatus, Runtime, workflow
 from rotor_actors.dashboard import Visitor
 
 pytestmark = pytest.mark.asyncio
@@ -83,6 +83,10 @@ async def test_cancel_ends_the_tree_says_how_many_and_is_written_into_the_audit(
         assert [(entry["user"], entry["action"], entry["target"]) for entry in audit] == [
             ("ada", "cancel", handle.run_id)
         ]
+        await world.crash()
+        await world.open()
+        async with visit(world.runtime.dashboard()) as browser:
+            assert (await browser.get("api/services")).json()["audit"] == audit
 
 
 @pytest.mark.parametrize(

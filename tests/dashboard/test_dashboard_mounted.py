@@ -30,7 +30,7 @@ def in_starlette(dashboard: Any, prefix: str) -> Any:
 
 def in_litestar(dashboard: Any, prefix: str) -> Any:
     litestar = pytest.importorskip("litestar")
-    return litestar.Litestar([litestar.asgi(prefix, is_mount=True)(dashboard)])
+    return litestar.Litestar([litestar.asgi(prefix, is_mount=True, copy_scope=True)(dashboard)])
 
 
 @pytest.mark.parametrize("mount", [in_fastapi, in_starlette, in_litestar])
