@@ -20,8 +20,6 @@ from asyncio import events
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import anyio._backends._asyncio as anyio_asyncio
-
 from rotor_actors.run_loop import RunLoop
 
 
@@ -54,15 +52,16 @@ class OrderedSet:
 
 def install() -> None:
     """Make the changes; a second call changes nothing."""
+    from anyio._backends._asyncio import CancelScope  # here: a tenth of what importing the library would cost
+
     if not hasattr(asyncio.tasks, "set"):
         asyncio.tasks.set = _set_in_order  # type: ignore[attr-defined]
     gathering = getattr(asyncio.tasks, "_GatheringFuture", None)
     if gathering is not None and gathering.__hash__ is not _hash_by_number:
         gathering.__init__ = _with_number(gathering.__init__)
         gathering.__hash__ = _hash_by_number
-    scope = anyio_asyncio.CancelScope
-    if not hasattr(scope.__init__, "__wrapped__"):
-        scope.__init__ = _with_ordered_children(scope.__init__)  # type: ignore[method-assign]
+    if not hasattr(CancelScope.__init__, "__wrapped__"):
+        CancelScope.__init__ = _with_ordered_children(CancelScope.__init__)  # type: ignore[method-assign]
 
 
 def _set_in_order(*items: Iterable[Any]) -> Any:

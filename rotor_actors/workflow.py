@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from typing import Any, Generic, TypeVar
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -120,6 +119,8 @@ def cron(expression: str, *, timezone: str = "UTC") -> Cron:
     if len(fields) != 5 or not all(_is_cron_field(field) for field in fields):
         raise WorkflowDefinitionError(f"cron({expression!r}): expected five fields, e.g. cron('*/5 * * * *')")
     try:
+        from zoneinfo import ZoneInfo  # not every program has a schedule
+
         ZoneInfo(timezone)
     except Exception as error:
         raise WorkflowDefinitionError(

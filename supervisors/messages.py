@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from supervisors.child import Child
 from supervisors.errors import SupervisorError
@@ -26,48 +25,42 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class StartChild:
+class StartChild(NamedTuple):
     """Add a child and start it."""
 
     spec: ChildSpec
     reply: asyncio.Future[Child]
 
 
-@dataclass(frozen=True, slots=True)
-class TerminateChild:
+class TerminateChild(NamedTuple):
     """Stop a child."""
 
     child_id: ChildId
     reply: asyncio.Future[Exit | None]
 
 
-@dataclass(frozen=True, slots=True)
-class RestartChild:
+class RestartChild(NamedTuple):
     """Start a child that has ended."""
 
     child_id: ChildId
     reply: asyncio.Future[Child]
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteChild:
+class DeleteChild(NamedTuple):
     """Forget a child that has ended."""
 
     child_id: ChildId
     reply: asyncio.Future[None]
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """A life of a child has ended."""
 
     slot: Slot
     child: Child
 
 
-@dataclass(frozen=True, slots=True)
-class TryAgain:
+class TryAgain(NamedTuple):
     """A restart failed for this child and is due once more."""
 
     slot: Slot

@@ -36,6 +36,11 @@ def test_supervisors_can_be_imported_without_the_runtime() -> None:
     assert not loaded & {"rotor_actors", "anyio", "msgspec", "apsw", "aiorwlock"}
 
 
+def test_import_leaves_out_what_only_some_programs_use_and_what_opening_loads_anyway() -> None:
+    loaded = _loaded_by("import rotor_actors")
+    assert not loaded & {"anyio._backends._asyncio", "anyio.streams.tls", "zoneinfo"}
+
+
 def test_import_changes_nothing_in_asyncio() -> None:
     """The order of sets inside run loops is installed when a runtime is opened, not before."""
     code = "import asyncio.tasks, rotor_actors; print(hasattr(asyncio.tasks, 'set'))"
