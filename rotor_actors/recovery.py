@@ -7,18 +7,26 @@ recovered is put on probation, one at a time, so that it does not take the other
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
+from typing import TypeVar
 
 import msgspec
 
 from rotor_actors.engine import Engine
 from rotor_actors.errors import ErrorInfo
 from rotor_actors.messages import AttemptDue
-from rotor_actors.records import Entry, ItemRow, RunChanged, RunFlag, RunStatus, Together
+from rotor_actors.records import ItemRow, RunFlag, RunStatus
 from rotor_actors.run import Phase, Run
 from rotor_actors.stores.base import LiveRun, Store
 
+T = TypeVar("T")
+
 _logger = logging.getLogger("rotor_actors")
+
+# A store may hold a hundred thousand unfinished runs: after so many, let the host's loop have its turn.
+_RUNS_PER_PASS = 500
 
 # After so many recoveries in a row without progress, a run is recovered alone.
 SUSPECT_AFTER = 3
@@ -35,21 +43,32 @@ class Recovery:
         self._survivors: list[Run] = []
         self._adopters: dict[int, int | None] = {}
 
-    def begin(self, live: list[LiveRun], adopters: dict[int, int | None], items: dict[str, list[ItemRow]]) -> None:
-        """Build the tree and let go on what was under way; for `adopters` see `find_adopters`."""
+    async def begin(
+        self, live: list[LiveRun], adopters: dict[int, int | None], items: dict[str, list[ItemRow]]
+    ) -> None:
+        """Build the tree and let go on what was under way; for `adopters` see `find_adopters`.
+
+        It goes in passes. Nothing moves before every run has its place: a body that is replayed finds its children.
+        """
         self._adopters = adopters
-        for found in live:
-            self._place(found)
+        async for part in _in_passes(live):
+            for found in part:
+                self._place(found)
+        under_way: list[Run] = []
+        resting: list[Run] = []
+        async for part in _in_passes(live):
+            for found in part:
+                run = self._engine.tree.get(found.row.n)
+                if run is not None:
+                    (under_way if self._is_under_way(run, found) else resting).append(run)
         self._engine.features.open({space: self._intact(items[space]) for space in items})
         self._set_aside_damaged(live)
-        to_replay = [found for found in live if self._is_under_way(found)]
-        recovered = {found.row.n for found in to_replay}
-        for found in live:
-            if found.row.n not in recovered:
-                self._arm(found)
-        self._replay([run for found in to_replay if (run := self._engine.tree.get(found.row.n)) is not None])
+        self._replay(under_way)
         self._engine.admit_held()
-        self._report(live, to_replay)
+        self._report(len(live), len(under_way))
+        async for still in _in_passes(resting):
+            for each in still:
+                self._arm(each)
 
     def _place(self, found: LiveRun) -> None:
         engine, row = self._engine, found.row
@@ -75,19 +94,17 @@ class Recovery:
         else:
             self._engine.admission.take(run)
 
-    def _is_under_way(self, found: LiveRun) -> bool:
+    def _is_under_way(self, run: Run, found: LiveRun) -> bool:
         row = found.row
-        run = self._engine.tree.get(row.n)
-        if run is None or run.phase is not Phase.STORED:
+        if run.phase is not Phase.STORED:
             return False
         if row.wake_at is not None and row.wake_at <= self._engine.now():
             return True  # what it does on waking may be what ended the process
         return row.attempt_at is not None and (not row.rest_seq or found.newest_seq > row.rest_seq)
 
-    def _arm(self, found: LiveRun) -> None:
-        run = self._engine.tree.get(found.row.n)
-        if run is not None and run.phase is Phase.STORED and found.row.wake_at is not None:
-            self._engine.timers.add(run, found.row.wake_at)
+    def _arm(self, run: Run) -> None:
+        if run.phase is Phase.STORED and run.row.wake_at is not None:
+            self._engine.timers.add(run, run.row.wake_at)
 
     def _intact(self, items: list[ItemRow]) -> list[ItemRow]:
         """Items whose owner runs, or that need none. One that is damaged fails its owner, and nothing is read from it."""
@@ -108,21 +125,19 @@ class Recovery:
 
     def _replay(self, runs: list[Run]) -> None:
         engine = self._engine
-        entries: list[Entry] = []
         for run in runs:
+            if run.phase is not Phase.STORED:
+                continue  # damaged
             if run.row.recoveries >= engine.options.max_recoveries:
                 self._set_aside(run)
             elif run.row.recoveries >= SUSPECT_AFTER:
                 self._suspects.append(run)
             else:
                 run.row.recoveries += 1
-                entries.append(RunChanged(run.snapshot()))
-                self._survivors.append(run)
-        if entries:
-            seq = engine.journal.append(Together(entries))
-            for run in self._survivors:
-                run.seen_seq = max(run.seen_seq, seq)
+                engine.append_change(run)
                 run.post(AttemptDue(0.0))
+                self._survivors.append(run)
+        if self._survivors:
             engine.timers.add(self, engine.now() + PROBATION_SECONDS)
         engine.on_progress = self._progressed
         self._next_suspect()
@@ -153,14 +168,11 @@ class Recovery:
         if self._on_probation is not None:
             survivors.append(self._on_probation)
             self._on_probation = None
-        changed = [
-            run for run in survivors if run.phase is not Phase.ENDED and not run.is_doomed and run.row.recoveries
-        ]
-        for run in changed:
-            run.row.recoveries = 0
-        if changed:
-            engine.journal.append(Together([RunChanged(run.snapshot()) for run in changed]))
-            engine.queue_of_runs.poke()
+        for run in survivors:
+            if run.phase is not Phase.ENDED and not run.is_doomed and run.row.recoveries:
+                run.row.recoveries = 0
+                engine.append_change(run)
+        engine.queue_of_runs.poke()
         self._next_suspect()
 
     def wait_no_longer(self) -> None:
@@ -187,9 +199,9 @@ class Recovery:
         info = ErrorInfo("PoisonRun", message)
         self._engine.ending.end(run, RunStatus.FAILED, error=msgspec.msgpack.encode(info))
 
-    def _report(self, live: list[LiveRun], to_replay: list[LiveRun]) -> None:
-        if live:
-            _logger.info("recovered %d unfinished runs, %d of them were under way", len(live), len(to_replay))
+    def _report(self, unfinished: int, under_way: int) -> None:
+        if unfinished:
+            _logger.info("recovered %d unfinished runs, %d of them were under way", unfinished, under_way)
         orphans = self._engine.tree.orphans
         for run in orphans[:10]:
             _logger.warning(
@@ -198,6 +210,12 @@ class Recovery:
             )  # fmt: skip
         if len(orphans) > 10:
             _logger.warning("… and %d more runs of workflows that are not registered", len(orphans) - 10)
+
+
+async def _in_passes(items: list[T]) -> AsyncIterator[list[T]]:
+    for first in range(0, len(items), _RUNS_PER_PASS):
+        yield items[first : first + _RUNS_PER_PASS]
+        await asyncio.sleep(0)
 
 
 def find_adopters(store: Store, live: list[LiveRun]) -> dict[int, int | None]:

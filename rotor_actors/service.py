@@ -86,14 +86,16 @@ class Service:
             await self._supervisor.__aenter__()
             await self._supervisor.start_child(ChildSpec("journal", engine.journal.serve))
             await self._supervisor.start_child(ChildSpec("loader", Loader(engine).serve))
+            self._recovery = Recovery(engine)
+            await self._recovery.begin(live, adopters, items)
         except BaseException:
+            if self._engine is not None:
+                self._stop_everything(_closed())
             await self._stop_services()
             await self._release_store()
             raise
         self._watcher = asyncio.get_running_loop().create_task(self._watch_services())
         self._is_accepting = True
-        self._recovery = Recovery(engine)
-        self._recovery.begin(live, adopters, items)
         engine.queue_of_runs.poke()
         attach = getattr(ports.clock, "attach", None)
         if attach is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 from kit import FragileStore, World
 
@@ -116,3 +119,46 @@ async def test_a_run_id_in_use_is_not_tried_again() -> None:
         with pytest.raises(WorkflowFailedError, match="in-use"):
             await world.result(handle)
         assert (await handle.info()).attempt == 1
+
+
+# Many runs
+
+
+async def _with_many_sleepers(store: FragileStore | Path, count: int = 2_000) -> None:
+    async with Runtime(store, drain_timeout=0) as runtime:
+        await asyncio.gather(*(runtime.start(d) for _ in range(count)))
+
+
+async def test_opening_a_store_with_many_unfinished_runs_lets_the_host_have_its_turns() -> None:
+    store, turns = FragileStore(), 0
+    await _with_many_sleepers(store)
+
+    async def host() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.create_task(host())
+    async with Runtime(store, workflows=[d], drain_timeout=0):
+        assert turns >= 8
+    other.cancel()
+
+
+async def test_opening_that_is_cancelled_half_way_lets_go_of_the_store(tmp_path: Path) -> None:
+    await _with_many_sleepers(tmp_path / "rotor.db")
+    cancelled = 0
+    for turns in range(0, 40, 3):
+        opening = asyncio.create_task(Runtime(tmp_path / "rotor.db", workflows=[d], drain_timeout=0).__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0.001)
+        opening.cancel()
+        try:
+            runtime = await opening
+        except asyncio.CancelledError:
+            cancelled += 1
+        else:
+            await runtime.__aexit__(None, None, None)
+    assert cancelled
+    async with Runtime(tmp_path / "rotor.db", workflows=[d], drain_timeout=0) as runtime:
+        assert await runtime.count() == {RunStatus.RUNNING: 2_000}
