@@ -17,6 +17,7 @@ from rotor_actors.context import Context
 from rotor_actors.durations import Duration
 from rotor_actors.errors import InvokeDepthError, InvokeTargetError, NonDeterminismError, StepRefusedError
 from rotor_actors.loading import Loaded
+from rotor_actors.loop_tasks import RunTask
 from rotor_actors.messages import (
     Begin,
     Diverged,
@@ -31,7 +32,7 @@ from rotor_actors.messages import (
 from rotor_actors.payload import Codec
 from rotor_actors.records import Kind
 from rotor_actors.run import Run
-from rotor_actors.run_loop import RunLoop, RunTask
+from rotor_actors.run_loop import RunLoop
 from rotor_actors.run_state import RunState
 from rotor_actors.step_specs import SleepSpec
 from rotor_actors.step_task import StepHost, StepTask
@@ -213,7 +214,7 @@ class RunActor:
 
     def next_due(self) -> float | None:
         """When a timer of the body, a sleep, or the timeout of an invoke is due."""
-        timer, other = self._loop.timers.next_due(), self._alarms.next_due()
+        timer, other = self._loop.next_due(), self._alarms.next_due()
         if timer is None or other is None:
             return other if timer is None else timer
         return min(timer, other)
@@ -226,9 +227,9 @@ class RunActor:
         if self._is_doomed or self._state.replaying:
             return  # in a replay: what is due then, and not in the record, comes when the body rests
         while not self._is_closed:
-            timer, other = self._loop.timers.next_due(), self._alarms.next_due()
+            timer, other = self._loop.next_due(), self._alarms.next_due()
             if timer is not None and timer <= now and (other is None or timer <= other):
-                number = self._loop.timers.pop_due(now)
+                number = self._loop.pop_due(now)
                 assert number is not None
                 self._host.timer_fired(self._run, number, now)
             elif other is not None and other <= now:
@@ -250,7 +251,7 @@ class RunActor:
 
     def _fire_unrecorded(self, now: float) -> None:
         self._loop.set_time(now)
-        while (number := self._loop.timers.pop_due(now)) is not None:
+        while (number := self._loop.pop_due(now)) is not None:
             self._loop.fire(number)
         self._move()
 

@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import logging
 import sys
 import threading
-import types
 import zlib
 from asyncio import events
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from types import MethodType
+from typing import Any, NoReturn, TypeVar
 
-from rotor_actors.alarms import Alarms
 from rotor_actors.errors import EffectOutsideStepError
+from rotor_actors.loop_handles import Handle, RunTimers
+from rotor_actors.loop_tasks import Asker, Guard, RunFuture, RunTask, StepFuture
 
 T = TypeVar("T")
 
@@ -38,143 +39,8 @@ _CALLBACKS_PER_LOOK = 64
 _MOST_ROUNDS = 100
 # Tasks that are done are forgotten in bulk: a callback on each task would cost more than the task's own bookkeeping.
 _FIRST_PRUNING = 32
-
-
-class RunTask(asyncio.Task[Any]):
-    """A task that hashes by its number in its loop, so that sets of tasks iterate in order of creation."""
-
-    __slots__ = ("inner", "number")
-
-    def __init__(self, coro: Coroutine[Any, Any, Any], loop: RunLoop, number: int, **options: Any) -> None:
-        self.number = number  # first: asyncio puts the task into a set at once
-        self.inner = coro
-        super().__init__(_Guard(coro, loop), loop=loop, **options)
-
-    def __hash__(self) -> int:
-        return self.number
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        # Before its first step only the guard gets the cancellation: the coroutine in it would be "never awaited".
-        if (
-            isinstance(self.inner, types.CoroutineType)
-            and inspect.getcoroutinestate(self.inner) == inspect.CORO_CREATED
-        ):
-            self.add_done_callback(_close_inner)
-        return super().cancel(msg)
-
-    def get_coro(self) -> Any:
-        """The coroutine that was given, not the guard around it."""
-        return self.inner
-
-    def look_away(self) -> None:
-        """Its attempt is over: what it raises from here on is of no interest, and asyncio shall not complain."""
-        self.add_done_callback(_retrieve)
-
-    def drop(self) -> None:
-        """It refuses to end and is waited for no longer, on purpose: asyncio shall not complain."""
-        self._log_destroy_pending = False
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
-
-
-def _close_inner(task: asyncio.Task[Any]) -> None:
-    cast(RunTask, task).inner.close()
-
-
-class RunFuture(asyncio.Future[Any]):
-    """A future that hashes by its number in its loop."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, loop: RunLoop, number: int) -> None:
-        self.number = number
-        super().__init__(loop=loop)
-
-    def __hash__(self) -> int:
-        return self.number
-
-
-class Asker(Protocol):
-    """Who asked for a step, and is told when it is no longer waited for."""
-
-    def withdraw(self, key: bytes) -> None: ...
-
-
-class StepFuture(RunFuture):
-    """The outcome of a step. When the scope that awaits it is cancelled, its asker is told."""
-
-    __slots__ = ("_asker", "_key")
-
-    def __init__(self, loop: RunLoop, number: int, asker: Asker, key: bytes) -> None:
-        super().__init__(loop, number)
-        self._asker = asker
-        self._key = key
-
-    def cancel(self, msg: Any = None) -> bool:
-        if self.done():
-            return False
-        self._asker.withdraw(self._key)
-        return super().cancel(msg)
-
-
-class _Handle:
-    """A callback to be run. `asyncio.Handle` does the same with twice the work."""
-
-    __slots__ = ("_args", "_callback", "_context")
-
-    def __init__(self, callback: Callable[..., object], args: Any, context: contextvars.Context) -> None:
-        self._callback: Callable[..., object] | None = callback
-        self._args = args
-        self._context = context
-
-    def run(self, loop: RunLoop) -> None:
-        if self._callback is None:
-            return
-        try:
-            self._context.run(self._callback, *self._args)
-        except SystemExit:
-            pass  # the task that raised it carries it as its result; it must not end the host's loop
-        except Exception as error:
-            loop.call_exception_handler({"message": f"callback {self._callback!r} raised", "exception": error})
-
-    def cancel(self) -> None:
-        self._callback = None
-        self._args = ()
-
-    def cancelled(self) -> bool:
-        return self._callback is None
-
-
-class RunTimer(_Handle):
-    """A timer, known by its number: the count of timers that this loop had set before it."""
-
-    __slots__ = ("_loop", "_when", "number")
-
-    def __init__(
-        self,
-        number: int,
-        when: float,
-        callback: Callable[..., object],
-        args: Any,
-        loop: RunLoop,
-        context: contextvars.Context,
-    ) -> None:
-        super().__init__(callback, args, context)
-        self.number = number
-        self._when = when
-        self._loop = loop
-
-    def when(self) -> float:
-        return self._when
-
-    def cancel(self) -> None:
-        if self._callback is not None:
-            super().cancel()
-            self._loop.timers.discard(self.number)
-            self._loop.armed.pop(self.number, None)
+# Spreads the first numbers of loops over all of a hash, its low bits included.
+_SCATTER = 0x1000_0001
 
 
 class RunLoop(asyncio.AbstractEventLoop):
@@ -185,26 +51,26 @@ class RunLoop(asyncio.AbstractEventLoop):
         where: names the run, for messages.
     """
 
+    # What most loops never need is made when it is: a run has a loop of its own, and there may be a million runs.
+    timers: RunTimers | None = None
+    closed = False
+    is_ending = False
+    on_foreign: Callable[[], None] | None = None
+    _foreign_calls: list[tuple[Callable[..., object], tuple[Any, ...]]] | None = None
+    _rounds = 0  # of retries in this turn; not of this call, for slices must not make a difference
+    _prune_at = _FIRST_PRUNING
+
     def __init__(self, now: float, where: str, host: asyncio.AbstractEventLoop | None = None) -> None:
         self._now = now
         self._where = where
         self._host = host
         self._thread = threading.get_ident()
-        self._ready: list[_Handle] = []
-        self._retries: list[_Handle] = []
-        self._rounds = 0  # of retries in this turn; not of this call, for slices must not make a difference
-        # Numbers start high and far apart from run to run, for asyncio keeps all tasks of the process in one set: equal
-        # hashes there would make each insertion a walk through all of them. From the run, so the same on replay.
-        self._created = zlib.crc32(where.encode("utf-8", "surrogatepass")) << 24
+        self._ready: deque[Handle] = deque()
+        self._retries: list[Handle] = []
         self._tasks: list[RunTask] = []
-        self._prune_at = _FIRST_PRUNING
-        self.timers: Alarms[int] = Alarms()
-        self.armed: dict[int, RunTimer] = {}
-        self.timers_set = 0
-        self.closed = False
-        self.is_ending = False
-        self.on_foreign: Callable[[], None] | None = None
-        self.foreign_calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        # Numbers start far apart from run to run, for asyncio keeps all tasks of the process in one set: equal hashes
+        # there would make each insertion a walk through all of them. From the run, so the same on replay.
+        self._created = zlib.crc32(where.encode("utf-8", "surrogatepass")) * _SCATTER
 
     # Driving it
 
@@ -225,45 +91,59 @@ class RunLoop(asyncio.AbstractEventLoop):
         previous, hooks = events._get_running_loop(), sys.get_asyncgen_hooks()
         events._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._close_generator)
-        until_look = _CALLBACKS_PER_LOOK
         try:
-            while True:
-                while self._ready:
-                    until_look -= len(self._ready)
-                    if not self._run_batch(is_over):
-                        return False
-                    if until_look <= 0:  # many small batches: one task that never rests is one handle in each
-                        until_look = _CALLBACKS_PER_LOOK
-                        if is_over is not None and self._ready and is_over():
-                            return False
+            while self._work_off(self._ready, is_over):
                 if not self._retries or self._rounds >= _MOST_ROUNDS:
                     return True
                 self._rounds += 1
-                self._ready, self._retries = self._retries, []
-                self._run_batch(None)
+                retries, self._retries = self._retries, []
+                self._work_off(deque(retries), None)
                 if not self._ready:
                     return True  # nothing came of the retries but new retries
+            return False
         finally:
             sys.set_asyncgen_hooks(*hooks)
             events._set_running_loop(previous)
 
-    def _run_batch(self, is_over: Callable[[], bool] | None) -> bool:
-        batch, self._ready = self._ready, []
-        for position, handle in enumerate(batch, start=1):
-            handle.run(self)
-            if is_over is not None and position % _CALLBACKS_PER_LOOK == 0 and is_over():
-                self._ready = batch[position:] + self._ready
-                return not self._ready
+    def _work_off(self, handles: deque[Handle], is_over: Callable[[], bool] | None) -> bool:
+        """Run what is ready, and what becomes ready by that; False when the slice is used up before all of it is."""
+        until_look = _CALLBACKS_PER_LOOK
+        while handles:
+            handle = handles.popleft()
+            if handle.callback is None:
+                continue
+            try:
+                handle.context.run(handle.callback, *handle.args)
+            except SystemExit:
+                pass  # the task that raised it carries it as its result; it must not end the host's loop
+            except Exception as error:
+                self.call_exception_handler({"message": f"callback {handle.callback!r} raised", "exception": error})
+            until_look -= 1
+            if not until_look:
+                until_look = _CALLBACKS_PER_LOOK
+                if is_over is not None and handles and is_over():
+                    return False
         return True
+
+    def next_due(self) -> float | None:
+        """When a timer is due next."""
+        return None if self.timers is None else self.timers.next_due()
+
+    def pop_due(self, now: float) -> int | None:
+        """The number of the timer that is due first."""
+        return None if self.timers is None else self.timers.pop_due(now)
+
+    @property
+    def timers_set(self) -> int:
+        """How many timers were set so far."""
+        return 0 if self.timers is None else self.timers.count
 
     def fire(self, number: int) -> bool:
         """Make the timer of this number ready. False when it was cancelled or has fired."""
-        timer = self.armed.pop(number, None)
-        if timer is None:
-            return False
-        self.timers.discard(number)
-        self._ready.append(timer)
-        return True
+        timer = None if self.timers is None else self.timers.take(number)
+        if timer is not None:
+            self._ready.append(timer)
+        return timer is not None
 
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         """An async generator was left early: its `finally` belongs to the body, and runs here, not on the host's loop.
@@ -284,8 +164,8 @@ class RunLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self._now
 
-    def get_debug(self) -> bool:
-        return False
+    # asyncio asks this for each task and each future; `bool()`, which is False, is the cheapest way to answer.
+    get_debug = staticmethod(bool)
 
     def is_running(self) -> bool:
         return events._get_running_loop() is self
@@ -305,13 +185,14 @@ class RunLoop(asyncio.AbstractEventLoop):
         return number
 
     def create_future(self) -> RunFuture:
-        self._created = number = self._created + 1
-        return RunFuture(self, number)
+        return RunFuture(loop=self)
 
     def step_future(self, asker: Asker, key: bytes) -> StepFuture:
         """A future for the outcome of a step."""
-        self._created = number = self._created + 1
-        return StepFuture(self, number, asker, key)
+        future = StepFuture(loop=self)
+        future.asker = asker
+        future.key = key
+        return future
 
     def create_task(  # type: ignore[override]
         self,
@@ -321,8 +202,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
         **_: Any,
     ) -> RunTask:
-        self._created = number = self._created + 1
-        task = RunTask(coro, self, number, name=name or self._where, context=context)
+        task = RunTask(Guard(coro, self), loop=self, name=name or self._where, context=context)
         self._tasks.append(task)
         if len(self._tasks) >= self._prune_at:
             self._tasks = self.pending_tasks()
@@ -332,8 +212,8 @@ class RunLoop(asyncio.AbstractEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
-        handle = _Handle(callback, args, context if context is not None else contextvars.copy_context())
-        if type(callback) is types.MethodType and callback.__name__ == "_deliver_cancellation":
+        handle = Handle(callback, args, context if context is not None else contextvars.copy_context())
+        if type(callback) is MethodType and callback.__name__ == "_deliver_cancellation":
             self._retries.append(handle)
         else:
             self._ready.append(handle)
@@ -347,12 +227,9 @@ class RunLoop(asyncio.AbstractEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
-        number = self.timers_set
-        self.timers_set += 1
-        timer = RunTimer(number, when, callback, args, self, context or contextvars.copy_context())
-        self.armed[number] = timer
-        self.timers.add(number, when)
-        return timer
+        if self.timers is None:
+            self.timers = RunTimers()
+        return self.timers.set(when, callback, args, context or contextvars.copy_context())
 
     def _timer_handle_cancelled(self, handle: Any) -> None: ...
 
@@ -369,23 +246,26 @@ class RunLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         if threading.get_ident() == self._thread:
-            raise self._refuse("call_soon_threadsafe")
+            raise self.refusal("call_soon_threadsafe")
         # A thread that the body started (anyio's worker threads come here) answers. Its result must not enter the
         # body, for on replay there would be another: hand in the named error in its place, on the host's thread.
-        self.foreign_calls.append((callback, args))
+        if self._foreign_calls is None:
+            self._foreign_calls = []
+        self._foreign_calls.append((callback, args))
         if self._host is not None and self.on_foreign is not None:
             self._host.call_soon_threadsafe(self.on_foreign)
         return None
 
     def refuse_foreign_calls(self) -> None:
         """Answer whoever waits for a thread with `EffectOutsideStepError`."""
-        calls, self.foreign_calls = self.foreign_calls, []
-        for _, args in calls:
+        calls, self._foreign_calls = self._foreign_calls, None
+        for _, args in calls or ():
             for arg in args:
                 if isinstance(arg, asyncio.Future) and not arg.done():
-                    arg.set_exception(self._refuse("a worker thread"))
+                    arg.set_exception(self.refusal("a worker thread"))
 
-    def _refuse(self, what: str) -> EffectOutsideStepError:
+    def refusal(self, what: str) -> EffectOutsideStepError:
+        """The error for an effect that the body had by itself."""
         return EffectOutsideStepError(
             f"{self._where}: the workflow body used {what}, which replay could not repeat; put it in step.run"
         )
@@ -397,7 +277,7 @@ class RunLoop(asyncio.AbstractEventLoop):
 
 def _refused(name: str) -> Callable[..., NoReturn]:
     def refuse(self: RunLoop, *args: object, **kwargs: object) -> NoReturn:
-        raise self._refuse(f"loop.{name}")  # pyright: ignore[reportPrivateUsage]
+        raise self.refusal(f"loop.{name}")
 
     refuse.__name__ = name
     return refuse
@@ -415,43 +295,3 @@ for _name in (
     "set_exception_handler", "set_task_factory",
 ):  # fmt: skip
     setattr(RunLoop, _name, _refused(_name))
-
-
-class _Guard(Coroutine[Any, Any, Any]):
-    """Drives a coroutine, and answers a future of another loop with the named error, not asyncio's RuntimeError.
-
-    One small object for each task, and no frame of its own: there may be a million tasks.
-    """
-
-    __slots__ = ("_coro", "_loop")
-
-    def __init__(self, coro: Coroutine[Any, Any, Any], loop: RunLoop) -> None:
-        self._coro = coro
-        self._loop = loop
-
-    def send(self, value: Any) -> Any:
-        yielded = self._coro.send(value)
-        if yielded is None or yielded.get_loop() is self._loop:
-            return yielded
-        return self._refuse(yielded)
-
-    def throw(self, *error: Any) -> Any:
-        yielded = self._coro.throw(*error)
-        if yielded is None or yielded.get_loop() is self._loop:
-            return yielded
-        return self._refuse(yielded)
-
-    def close(self) -> None:
-        self._coro.close()
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return self._coro.__await__()
-
-    def _refuse(self, future: Any) -> Any:
-        # Nobody may be left believing that this future blocks a task of its own loop.
-        future._asyncio_future_blocking = False
-        return self.throw(_foreign_future(self._loop, future))
-
-
-def _foreign_future(loop: RunLoop, future: object) -> EffectOutsideStepError:
-    return loop._refuse(f"a future of another event loop ({future!r})")  # pyright: ignore[reportPrivateUsage]

@@ -24,7 +24,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "workflow", "registry",
     ),
     "records": ("records", "messages"),
-    "core": ("loading", "run_state", "run_loop", "set_order"),
+    "core": ("loading", "run_state", "loop_handles", "loop_tasks", "run_loop", "set_order"),
     "durability": (
         "mailbox", "stores", "stores.base", "stores.batch", "stores.schema", "stores.lock", "stores.files",
         "stores.sqlite_connection", "stores.sqlite_errors", "stores.sqlite_files", "stores.sqlite_reading", "stores.sqlite_writing",

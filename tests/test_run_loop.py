@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from crash_kit import Play, crash_at, differences, run_once, survives_every_cras
 
 from rotor_actors import Context, ManualClock, MemoryStore, RunStatus, Runtime, workflow
 from rotor_actors.errors import WorkflowCancelledError, WorkflowFailedError
+from rotor_actors.loop_handles import Handle
 from rotor_actors.run_loop import RunLoop
 
 pytestmark = pytest.mark.asyncio
@@ -67,15 +69,15 @@ async def test_shield_in_a_cancelled_anyio_scope_does_not_spin() -> None:
 
     async def body(play: Play) -> None:
         nonlocal turns
-        run_batch = RunLoop._run_batch  # pyright: ignore[reportPrivateUsage]
+        work_off = RunLoop._work_off  # pyright: ignore[reportPrivateUsage]
 
-        def counting(loop: RunLoop, is_over: Callable[[], bool] | None) -> bool:
+        def counting(loop: RunLoop, handles: deque[Handle], is_over: Callable[[], bool] | None) -> bool:
             nonlocal turns
             turns += 1
-            return run_batch(loop, is_over)
+            return work_off(loop, handles, is_over)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(RunLoop, "_run_batch", counting)
+            patch.setattr(RunLoop, "_work_off", counting)
             with anyio.move_on_after(1.0):
                 with anyio.CancelScope(shield=True):
                     play.saw(await play.act("long", 100.0))

@@ -14,7 +14,8 @@ import anyio
 import pytest
 
 from rotor_actors import set_order
-from rotor_actors.run_loop import RunFuture, RunLoop, RunTask
+from rotor_actors.loop_tasks import RunFuture, RunTask
+from rotor_actors.run_loop import RunLoop
 from rotor_actors.set_order import OrderedSet
 
 COUNT = 40
@@ -32,11 +33,11 @@ def on_run_loop(scene: Scene) -> list[int]:
     task = loop.create_task(scene())
     while not task.done():
         loop.run()
-        due = loop.timers.next_due()
+        due = loop.next_due()
         if not task.done():
             assert due is not None, "the scene is stuck"
             loop.set_time(due)
-            number = loop.timers.pop_due(due)
+            number = loop.pop_due(due)
             assert number is not None
             loop.fire(number)
     result: list[int] = task.result()
@@ -169,7 +170,8 @@ def test_gathers_that_were_waited_for_come_in_the_same_order_each_time() -> None
 WITHOUT = """
     import asyncio, random, sys
     sys.path[:0] = {path!r}
-    from rotor_actors.run_loop import RunFuture, RunLoop, RunTask
+    from rotor_actors.loop_tasks import RunFuture, RunTask
+    from rotor_actors.run_loop import RunLoop
     import test_set_order as scenes
     RunTask.__hash__ = object.__hash__
     RunFuture.__hash__ = object.__hash__

@@ -1,0 +1,145 @@
+"""Tasks and futures of a run loop: they hash by number, and a task refuses to wait for what is not its loop's."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, Protocol
+
+from rotor_actors.errors import EffectOutsideStepError
+
+
+class NumberingLoop(Protocol):
+    """What these ask of their loop."""
+
+    def next_number(self) -> int: ...
+
+    def refusal(self, what: str) -> EffectOutsideStepError: ...
+
+
+class Asker(Protocol):
+    """Who asked for a step, and is told when it is no longer waited for."""
+
+    def withdraw(self, key: bytes) -> None: ...
+
+
+class RunFuture(asyncio.Future[Any]):
+    """A future that hashes by a number of its loop, given when it is first asked for.
+
+    Sets of futures then iterate in the same order on each replay, not by address.
+    """
+
+    __slots__ = ("number",)
+
+    number: int
+
+    def __hash__(self) -> int:
+        try:
+            return self.number
+        except AttributeError:
+            self.number = _next_number(self)
+            return self.number
+
+
+class StepFuture(RunFuture):
+    """The outcome of a step. When the scope that awaits it is cancelled, its asker is told."""
+
+    __slots__ = ("asker", "key")
+
+    asker: Asker
+    key: bytes
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self.done():
+            return False
+        self.asker.withdraw(self.key)
+        return super().cancel(msg)
+
+
+class RunTask(asyncio.Task[Any]):
+    """A task that hashes by a number of its loop: asyncio puts it into a set at once, so in order of creation."""
+
+    __slots__ = ("number",)
+
+    number: int
+
+    def __hash__(self) -> int:
+        try:
+            return self.number
+        except AttributeError:
+            self.number = _next_number(self)
+            return self.number
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        # Before its first step only the guard gets the cancellation: the coroutine in it would be "never awaited".
+        inner = self.get_coro()
+        if isinstance(inner, types.CoroutineType) and inspect.getcoroutinestate(inner) == inspect.CORO_CREATED:
+            self.add_done_callback(_close_inner)
+        return super().cancel(msg)
+
+    def get_coro(self) -> Any:
+        """The coroutine that was given, not the guard around it."""
+        guard: Any = super().get_coro()
+        return guard.inner
+
+    def look_away(self) -> None:
+        """Its attempt is over: what it raises from here on is of no interest, and asyncio shall not complain."""
+        self.add_done_callback(_retrieve)
+
+    def drop(self) -> None:
+        """It refuses to end and is waited for no longer, on purpose: asyncio shall not complain."""
+        self._log_destroy_pending = False
+
+
+def _next_number(future: asyncio.Future[Any]) -> int:
+    loop: Any = future.get_loop()
+    number: int = loop.next_number()
+    return number
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _close_inner(task: asyncio.Task[Any]) -> None:
+    coro: Any = task.get_coro()
+    coro.close()
+
+
+class Guard(Coroutine[Any, Any, Any]):
+    """Drives a coroutine, and answers a future of another loop with the named error, not asyncio's RuntimeError.
+
+    One small object for each task, and no frame of its own: there may be a million tasks.
+    """
+
+    __slots__ = ("inner", "loop")
+
+    def __init__(self, inner: Coroutine[Any, Any, Any], loop: NumberingLoop) -> None:
+        self.inner = inner
+        self.loop = loop
+
+    def send(self, value: Any) -> Any:
+        yielded = self.inner.send(value)
+        if yielded is None or yielded.get_loop() is self.loop:
+            return yielded
+        return self._refuse(yielded)
+
+    def throw(self, *error: Any) -> Any:
+        yielded = self.inner.throw(*error)
+        if yielded is None or yielded.get_loop() is self.loop:
+            return yielded
+        return self._refuse(yielded)
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.inner.__await__()
+
+    def _refuse(self, future: Any) -> Any:
+        # Nobody may be left believing that this future blocks a task of its own loop.
+        future._asyncio_future_blocking = False
+        return self.throw(self.loop.refusal(f"a future of another event loop ({future!r})"))
