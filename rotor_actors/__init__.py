@@ -10,6 +10,7 @@ from rotor_actors.handle import RunHandle
 from rotor_actors.records import RunStatus
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.runtime import Runtime
+from rotor_actors.runtime_view import RuntimeView
 from rotor_actors.step import Invocation, InvokeOutcome, Step
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
@@ -36,6 +37,7 @@ __all__ = [
     "RunStatus",
     "RunTree",
     "Runtime",
+    "RuntimeView",
     "SQLiteStore",
     "Step",
     "StepInfo",

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from rotor_actors.engine import Engine
-from rotor_actors.errors import RunNotFoundError, RuntimeStateError, StoreError, StoreFullError
+from rotor_actors.errors import RuntimeStateError, StoreError, StoreFullError
+from rotor_actors.reading import Reading
 from rotor_actors.records import RunRow
 from rotor_actors.service import Service
-from rotor_actors.stores.base import Store
+from rotor_actors.stores.base import StoreReader
 
 T = TypeVar("T")
 
 
-class Access:
+class Access(Reading):
     """The way to the engine, for as long as the runtime is open.
 
     The methods of `Runtime` stand in classes by theme, each in a module of its own: `Looking`, `Controlling`,
@@ -52,13 +53,7 @@ class Access:
             return live.row
         return await self._read(lambda store: store.find(run_id))
 
-    async def _row(self, run_id: str) -> RunRow:
-        row = await self._read(lambda store: store.find(run_id))
-        if row is None:
-            raise RunNotFoundError(f"no run has the id {run_id!r} in this store")
-        return row
-
-    async def _read(self, read: Callable[[Store], T]) -> T:
+    async def _read(self, read: Callable[[StoreReader], T]) -> T:
         """Read what was appended before this call, too; while the disk is full, what is durable."""
         engine = self._open()
         await engine.journal.durable(engine.journal.last_seq, unless_full=True)

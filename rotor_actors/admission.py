@@ -35,6 +35,10 @@ class Admission:
     def is_held(self, run: Run) -> bool:
         return run.row.n in self._held
 
+    def held_before(self, run: Run) -> int:
+        """How many stand before a run that is held."""
+        return next((ahead for ahead, n in enumerate(self._held) if n == run.row.n), 0)
+
     def admit(self, run: Run) -> bool:
         """Say whether a new run may begin; if not, it is held."""
         if run.row.status is RunStatus.QUEUED and self.is_full_up:

@@ -58,6 +58,8 @@ class Pending(msgspec.Struct, eq=False):
     """Of the body's own loop; set by the shell."""
     value: Any = msgspec.UNSET
     """The result after its round trip, which saves decoding it once more; set by the shell."""
+    asked_at: float = 0.0
+    """When the body asked, by its own clock; set by the shell."""
     is_spawned: bool = False
     """It had begun, and had no outcome, when the history was loaded: a child ran, a step waited with a feature. If it
     does so no more, its end is in the mailbox."""

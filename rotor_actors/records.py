@@ -110,6 +110,10 @@ class RunRow(msgspec.Struct, gc=False):
     timeout: float | None = None
     deadline: float | None = None
     """When the parent's invoke times out, and after how many seconds; None where nobody awaits."""
+    version: str | None = None
+    """Of the workflow when the run was created; None where it names none."""
+    origin_run_id: str | None = None
+    """The run that this one was restarted or forked from."""
 
     status: RunStatus = RunStatus.RUNNING
     attempt: int = 1
@@ -128,6 +132,8 @@ class RunRow(msgspec.Struct, gc=False):
     result: bytes | None = None
     error: bytes | None = None
     flags: int = 0
+    attempts_before: int = 0
+    """How many attempts it had when it was resumed last: its retries count from there."""
 
     def copy(self) -> RunRow:
         """`copy.copy`, which is felt on the path of each run, without its search for how to copy."""

@@ -161,6 +161,13 @@ class Recovery:
             self._on_probation = None
             self._next_suspect()
 
+    def suspects_before(self, run: Run) -> int | None:
+        """How many are recovered before this run, which is on probation; None of one that is not."""
+        if run is self._on_probation:
+            return 0
+        ahead = next((ahead for ahead, suspect in enumerate(self._suspects) if suspect is run), None)
+        return None if ahead is None else ahead + (self._on_probation is not None)
+
     def alarm(self, now: float) -> None:
         """The process has lived through the probation: what it recovered did not kill it."""
         engine = self._engine

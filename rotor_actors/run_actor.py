@@ -463,6 +463,25 @@ class RunActor:
     def is_closed(self) -> bool:
         return self._is_closed
 
+    # What is to be seen of it
+
+    @property
+    def is_moving(self) -> bool:
+        """It is, or may be, not at rest."""
+        return self._is_moving
+
+    @property
+    def pending(self) -> list[Pending]:
+        """The steps that the body waits for."""
+        return list(self._state.pending)
+
+    def step_task(self, key: bytes) -> StepTask | None:
+        return self._steps.get(key)
+
+    def due_of(self, key: bytes) -> float | None:
+        """When a sleep ends, or what waits times out."""
+        return self._alarms.due_of(key)
+
     def _refuse_foreign(self) -> None:
         self._loop.refuse_foreign_calls()
         self._move()
@@ -475,6 +494,7 @@ class RunActor:
         asked = self._state.request(step_id, kind, target, spec)
         if type(asked) is Pending:
             asked.future = self._loop.step_future(self._state, asked.key)
+            asked.asked_at = self._loop.time()
         return asked
 
     def _outside(self, what: str) -> StepRefusedError:

@@ -108,6 +108,10 @@ class Service:
         _logger.critical("the store failed, the runtime stops: %s; open it again to re-read the store", error)
         self._stop_everything(error)
 
+    def suspects_before(self, run: Run) -> int | None:
+        """See `Recovery.suspects_before`."""
+        return None if self._recovery is None else self._recovery.suspects_before(run)
+
     # Waiting
 
     def wait_for(self, run: Run) -> asyncio.Future[RunRow]:

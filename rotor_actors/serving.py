@@ -72,7 +72,7 @@ class Serving(Starting):
             read=self._read,
             newest=newest,
             now=lambda: self._open().now(),
-            why=self._why,
+            why=self.why,
             workflows=lambda: self._open().registry.all(),
             services=services,
             facts=self._facts,
@@ -92,9 +92,6 @@ class Serving(Starting):
             ("Disk", "full: nothing new is accepted" if journal.is_full else "has room"),
             ("Unfinished runs of unknown workflows", str(sum(1 for _ in engine.tree.orphans))),
         ]
-
-    async def _why(self, run_id: str) -> str:
-        return ""
 
     def _actions(self) -> Mapping[str, Action]:
         from rotor_actors.dashboard.actions import Done, text_of

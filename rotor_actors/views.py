@@ -13,6 +13,7 @@ from rotor_actors.payload import Codec
 from rotor_actors.payload_json import to_json
 from rotor_actors.records import OutcomeStatus, RunFlag, RunRow, RunStatus, StepRow
 from rotor_actors.registry import Registry
+from rotor_actors.waits import Wait, brief
 
 
 class RunInfo(msgspec.Struct, frozen=True):
@@ -21,7 +22,8 @@ class RunInfo(msgspec.Struct, frozen=True):
     Attributes:
         input, result: decoded by the workflow's annotations where the workflow is registered here.
         error: what made it fail, or what its last attempt failed of. reason: why it was cancelled.
-        waiting_for: `"retry"`, `"admission"`, or "" where nothing is known from the store alone.
+        waiting_for: what it waits for, in a word or two (`"step 'fetch'"`, `"retry"`, `"admission"`), or "": see
+            `Runtime.why` for the whole sentence.
         is_released: its parent timed out on it, and it ran on.
         is_diverged: its code had changed when it was recovered.
     """
@@ -74,8 +76,8 @@ class RunTree(msgspec.Struct, frozen=True):
         return "\n".join(lines)
 
 
-def run_info(row: RunRow, registry: Registry) -> RunInfo:
-    """What is to be seen of a row."""
+def run_info(row: RunRow, registry: Registry, waits: list[Wait]) -> RunInfo:
+    """What is to be seen of a row, and of what it waits for."""
     workflow = registry.get(row.workflow_id)
     data_codec, result_codec = (None, None) if workflow is None else registry.codecs_of(workflow)
     cancelled = row.status is RunStatus.CANCELLED
@@ -96,7 +98,7 @@ def run_info(row: RunRow, registry: Registry) -> RunInfo:
         started_at=None if row.attempt_at is None else _at(row.attempt_at),
         ended_at=None if row.ended_at is None else _at(row.ended_at),
         headers={} if row.headers is None else msgspec.msgpack.decode(row.headers, type=dict[str, str]),
-        waiting_for=_waiting_for(row),
+        waiting_for=brief(waits),
         is_released=bool(row.flags & RunFlag.RELEASED),
         is_diverged=bool(row.flags & RunFlag.DIVERGED),
     )
@@ -112,23 +114,15 @@ def step_infos(rows: list[StepRow]) -> list[StepInfo]:
     ]  # fmt: skip
 
 
-def run_tree(rows: list[RunRow], top: int, registry: Registry) -> RunTree:
+def run_tree(rows: list[tuple[RunRow, list[Wait]]], top: int, registry: Registry) -> RunTree:
     """The tree below the run numbered `top`, of rows that hold it; iterative, for it may be deep."""
     built: dict[int, RunTree] = {}
-    for row in sorted(rows, key=lambda row: row.n):
-        built[row.n] = node = RunTree(run_info(row, registry), [])
+    for row, waits in sorted(rows, key=lambda each: each[0].n):
+        built[row.n] = node = RunTree(run_info(row, registry, waits), [])
         parent = None if row.parent_n is None else built.get(row.parent_n)
         if parent is not None:
             parent.children.append(node)
     return built[top]
-
-
-def _waiting_for(row: RunRow) -> str:
-    if row.status is RunStatus.QUEUED:
-        return "admission"
-    if row.status is RunStatus.RUNNING and row.attempt_at is None:
-        return "retry"
-    return ""
 
 
 def _decoded(blob: bytes | None, codec: Codec | None) -> Any:

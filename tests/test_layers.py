@@ -23,11 +23,12 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "payload_hooks", "payload_types", "payload_check", "payload_json", "payload", "error_values", "remote_errors",
         "workflow", "registry",
     ),
-    "records": ("records", "messages"),
+    "records": ("records", "messages", "waits"),
     "core": ("loading", "run_state", "loop_handles", "loop_tasks", "run_loop", "set_order"),
     "durability": (
-        "mailbox", "stores", "stores.base", "stores.batch", "stores.schema", "stores.lock", "stores.files",
-        "stores.sqlite_connection", "stores.sqlite_errors", "stores.sqlite_files", "stores.sqlite_reading", "stores.sqlite_writing",
+        "mailbox", "stores", "stores.base", "stores.batch", "stores.schema", "stores.run_queries", "stores.lock",
+        "stores.files", "stores.sqlite_connection", "stores.sqlite_errors", "stores.sqlite_files", "stores.sqlite_reading",
+        "stores.sqlite_writing", "stores.sqlite_reader", "stores.sqlite_view",
         "stores.sqlite", "stores.memory", "journal",
     ),
     "what authors see": ("step_specs", "step", "context", "define"),
@@ -42,7 +43,10 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "dashboard.timeline", "dashboard.reading", "dashboard.running", "dashboard.actions", "dashboard.window",
         "dashboard.app", "dashboard", "dashboard.build",
     ),
-    "faces": ("views", "handle", "access", "looking", "controlling", "waiting", "starting", "serving", "runtime", ""),
+    "faces": (
+        "live_waits", "views", "handle", "reading", "introspection", "access", "looking", "controlling", "waiting",
+        "starting", "serving", "runtime", "runtime_view", "",
+    ),
     "simulation": ("simulation", "simulation.volume", "simulation.vfs", "simulation.disk"),
 }  # fmt: skip
 

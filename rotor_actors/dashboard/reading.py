@@ -11,7 +11,7 @@ from rotor_actors.dashboard.asgi import HttpError, Request
 from rotor_actors.dashboard.shapes import Redact, RunJson, payload_text, run_json
 from rotor_actors.dashboard.timeline import Span, spans
 from rotor_actors.records import Kind, RunRow, RunStatus, StepRow
-from rotor_actors.stores.base import RunQuery, Store
+from rotor_actors.stores.base import RunQuery, StoreReader
 
 LARGEST_PAGE = 500
 LARGEST_TREE = 20_000
@@ -21,7 +21,7 @@ LONGEST_TIMELINE = 5_000
 class Reader(Protocol):
     """Reads the store where that blocks nobody, what was appended before the call included."""
 
-    async def __call__(self, read: Callable[[Store], Any], /) -> Any: ...
+    async def __call__(self, read: Callable[[StoreReader], Any], /) -> Any: ...
 
 
 class StepJson(msgspec.Struct):
@@ -88,7 +88,7 @@ class Reading:
             before_n=(await self.row(after)).n if after else None,
         )
 
-        def read(store: Store) -> tuple[list[RunRow], dict[RunStatus, int]]:
+        def read(store: StoreReader) -> tuple[list[RunRow], dict[RunStatus, int]]:
             return store.list_runs(query), store.count_by_status(None)
 
         rows, counts = await self._read(read)
@@ -103,7 +103,7 @@ class Reading:
         row = await self.row(request.text("id"))
         limit = request.number("steps", 200, at_most=20_000)
 
-        def read(store: Store) -> tuple[list[RunRow], list[StepRow], list[RunRow], int]:
+        def read(store: StoreReader) -> tuple[list[RunRow], list[StepRow], list[RunRow], int]:
             children = store.list_runs(RunQuery(parent_n=row.n, limit=limit + 1))
             return _above(store, row), store.steps(row.n), children, _count_below(store, row)
 
@@ -161,7 +161,7 @@ def _statuses(text: str) -> tuple[RunStatus, ...]:
         raise HttpError(400, f"unknown status {text!r}: one of {', '.join(RunStatus)}") from None
 
 
-def _above(store: Store, row: RunRow) -> list[RunRow]:
+def _above(store: StoreReader, row: RunRow) -> list[RunRow]:
     """Its invokers, from the root down."""
     above: list[RunRow] = []
     at: RunRow | None = row
@@ -172,7 +172,7 @@ def _above(store: Store, row: RunRow) -> list[RunRow]:
     return above[::-1]
 
 
-def _count_below(store: Store, row: RunRow) -> int:
+def _count_below(store: StoreReader, row: RunRow) -> int:
     counts = store.count_by_status(row.root_n)
     if row.n == row.root_n:
         return sum(counts.values()) - 1

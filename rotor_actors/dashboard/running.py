@@ -10,7 +10,7 @@ import msgspec
 
 from rotor_actors.dashboard.reading import Reader
 from rotor_actors.records import RunRow, RunStatus
-from rotor_actors.stores.base import RunQuery, Store
+from rotor_actors.stores.base import RunQuery, StoreReader
 from rotor_actors.workflow import Cron, Workflow
 
 MINUTES = 60
@@ -35,7 +35,7 @@ async def workflows(
 ) -> dict[str, Any]:
     """Statistics of each workflow, of the newest runs: what is older costs nothing."""
 
-    def newest(store: Store) -> list[RunRow]:
+    def newest(store: StoreReader) -> list[RunRow]:
         return store.list_runs(RunQuery(limit=NEWEST))
 
     rows = await read(newest)

@@ -19,7 +19,11 @@ class LiveRun(msgspec.Struct):
 
 
 class RunQuery(msgspec.Struct, frozen=True):
-    """Which runs to list, newest first. `before_n` continues after the last row of the page before."""
+    """Which runs to list, newest first.
+
+    `since` and `until` (exclusive) are times of creation; `error` is a text in the recorded error. `before_n` and
+    `before_at` continue after the last row of the page before: its number and its time of creation.
+    """
 
     statuses: tuple[RunStatus, ...] = ()
     workflow_id: str | None = None
@@ -27,6 +31,16 @@ class RunQuery(msgspec.Struct, frozen=True):
     root_n: int | None = None
     limit: int = 100
     before_n: int | None = None
+    since: float | None = None
+    until: float | None = None
+    id_prefix: str | None = None
+    error: str | None = None
+    before_at: float | None = None
+
+    @property
+    def is_by_time(self) -> bool:
+        """The order is that of creation times, and of numbers only where they are equal."""
+        return self.since is not None or self.until is not None
 
 
 class ItemQuery(msgspec.Struct, frozen=True):
@@ -37,39 +51,8 @@ class ItemQuery(msgspec.Struct, frozen=True):
     after: tuple[int, str] | None = None
 
 
-class Store(Protocol):
-    """Where entries go. Plain blocking calls: the runtime makes them where they block nobody.
-
-    `commit` is called by one thread at a time; the reading verbs by another, at the same time. What is read is of one
-    moment, and a copy. A payload that does not match its checksum is never given: `find`, `histories` and `steps`
-    raise StoreCorruptedError naming it; `live_runs` and `list_runs`, where one run must not hide the others, leave it
-    out and mark the run with `RunFlag.DAMAGED`, as `item` and `items` do with `ItemRow.is_damaged`.
-    """
-
-    is_inline: bool
-    """The calls are short and may be made on the event loop's thread."""
-
-    def open(self) -> None:
-        """Take ownership, and create what is missing.
-
-        Raises:
-            StoreLockedError: another process owns it. StoreVersionError: a newer program wrote it.
-            StoreCorruptedError: it is not one of ours, or damaged.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give up ownership. Closing twice is fine."""
-        ...
-
-    def commit(self, entries: list[Entry]) -> None:
-        """Make the entries durable, all or none, as if written one after the other.
-
-        Raises:
-            StoreFullError: there was no room; nothing was written, and the same call may be made again.
-            StoreError: it is not known whether they are durable. No further call but `close` may be made.
-        """
-        ...
+class StoreReader(Protocol):
+    """What can be asked of a store, by its owner and by whoever only looks."""
 
     def last_numbers(self) -> tuple[int, int]:
         """The largest run number and the largest entry number in use, or 0."""
@@ -109,6 +92,41 @@ class Store(Protocol):
 
     def item(self, space: str, key: str) -> ItemRow | None:
         """The item of this space and key."""
+        ...
+
+
+class Store(StoreReader, Protocol):
+    """Where entries go. Plain blocking calls: the runtime makes them where they block nobody.
+
+    `commit` is called by one thread at a time; the reading verbs by another, at the same time. What is read is of one
+    moment, and a copy. A payload that does not match its checksum is never given: `find`, `histories` and `steps`
+    raise StoreCorruptedError naming it; `live_runs` and `list_runs`, where one run must not hide the others, leave it
+    out and mark the run with `RunFlag.DAMAGED`, as `item` and `items` do with `ItemRow.is_damaged`.
+    """
+
+    is_inline: bool
+    """The calls are short and may be made on the event loop's thread."""
+
+    def open(self) -> None:
+        """Take ownership, and create what is missing.
+
+        Raises:
+            StoreLockedError: another process owns it. StoreVersionError: a newer program wrote it.
+            StoreCorruptedError: it is not one of ours, or damaged.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up ownership. Closing twice is fine."""
+        ...
+
+    def commit(self, entries: list[Entry]) -> None:
+        """Make the entries durable, all or none, as if written one after the other.
+
+        Raises:
+            StoreFullError: there was no room; nothing was written, and the same call may be made again.
+            StoreError: it is not known whether they are durable. No further call but `close` may be made.
+        """
         ...
 
     def backup(self, path: str | os.PathLike[str]) -> None:

@@ -151,7 +151,10 @@ class MemoryStore:
         return None if n is None else self._runs[n].copy()
 
     def list_runs(self, query: RunQuery) -> list[RunRow]:
-        found = (run.copy() for run in reversed(self._runs.values()) if _matches(run, query))
+        runs = reversed(self._runs.values())
+        if query.is_by_time:
+            runs = iter(sorted(self._runs.values(), key=lambda run: (run.created_at, run.n), reverse=True))
+        found = (run.copy() for run in runs if _matches(run, query))
         return [run for _, run in zip(range(query.limit), found, strict=False)]
 
     def count_by_status(self, root_n: int | None) -> dict[RunStatus, int]:
@@ -198,5 +201,18 @@ def _matches(run: RunRow, query: RunQuery) -> bool:
         and query.workflow_id in (None, run.workflow_id)
         and query.parent_n in (None, run.parent_n)
         and query.root_n in (None, run.root_n)
-        and (query.before_n is None or run.n < query.before_n)
+        and (query.since is None or run.created_at >= query.since)
+        and (query.until is None or run.created_at < query.until)
+        and run.run_id.startswith(query.id_prefix or "")
+        and (query.error or "").encode() in (run.error or b"")
+        and (query.error is None or run.error is not None)
+        and _is_after(run, query)
     )
+
+
+def _is_after(run: RunRow, query: RunQuery) -> bool:
+    if query.before_n is None:
+        return True
+    if query.is_by_time and query.before_at is not None:
+        return (run.created_at, run.n) < (query.before_at, query.before_n)
+    return run.n < query.before_n

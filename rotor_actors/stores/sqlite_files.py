@@ -27,12 +27,7 @@ def check_format(path: Path, files: Files) -> None:
     """Raise when an existing file is not one of ours, or of a newer version. It is looked at, not changed."""
     if not files.size(path):
         return
-    # SQLite takes a file of a few bytes for an empty one, and would overwrite it.
-    if files.head(path, len(_MAGIC)) != _MAGIC:
-        raise StoreCorruptedError(
-            f"{path} is not a database, or its header is damaged; nothing was changed. Restore a backup, or give "
-            f"the runtime another file."
-        )
+    check_magic(path, files)
     connection = connect(path, apsw.SQLITE_OPEN_READONLY, files.vfs)
     try:
         _check(connection, path)
@@ -43,6 +38,26 @@ def check_format(path: Path, files: Files) -> None:
         _check(connection, path)
     finally:
         close(connection)
+
+
+def check_magic(path: Path, files: Files) -> None:
+    """Raise when it is no SQLite file: SQLite takes one of a few bytes for an empty one, and would overwrite it."""
+    if files.head(path, len(_MAGIC)) != _MAGIC:
+        raise StoreCorruptedError(
+            f"{path} is not a database, or its header is damaged; nothing was changed. Restore a backup, or give "
+            f"the runtime another file."
+        )
+
+
+def check_readable(connection: Connection, path: Path) -> None:
+    """Raise unless it is a store of just this version: who only looks cannot bring it up to date."""
+    _check(connection, path)
+    version = connection.pragma("user_version")
+    if version < schema.SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, this program reads {schema.SCHEMA_VERSION}: let a runtime of this "
+            f"version open it once, which brings it up to date"
+        )
 
 
 def _check(connection: Connection, path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Looking at runs: lists, one run, its steps, its tree, and why it waits."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from rotor_actors.reading import Reading
+from rotor_actors.records import RunRow, RunStatus
+from rotor_actors.registry import Registry
+from rotor_actors.stores.base import RunQuery
+from rotor_actors.views import RunInfo, RunTree, StepInfo, run_info, run_tree, step_infos
+from rotor_actors.waits import Wait, sentence
+from rotor_actors.workflow import Workflow
+
+_ALL = 2**62
+
+
+class Introspection(Reading):
+    """What one can ask about runs. It changes nothing."""
+
+    @property
+    @abstractmethod
+    def _registry(self) -> Registry:
+        """The workflows that are known here: their annotations type what is shown."""
+
+    @abstractmethod
+    def _now(self) -> float: ...
+
+    @abstractmethod
+    def _known_waits(self, row: RunRow) -> list[Wait]:
+        """What a run that has not ended waits for, as far as it is known without asking the store again."""
+
+    async def _waits(self, row: RunRow) -> list[Wait]:
+        return self._known_waits(row)
+
+    async def runs(
+        self,
+        *,
+        status: RunStatus | str | Sequence[RunStatus | str] | None = None,
+        workflow: str | Workflow[Any, Any] | None = None,
+        parent: str | None = None,
+        root: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        id_prefix: str | None = None,
+        error: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[RunInfo]:
+        """Runs, newest first.
+
+        Args:
+            status: one, or several. workflow: its id, or itself.
+            parent, root: run ids: only their children, only their tree.
+            since, until: created from then on, and before then; each with a time zone.
+            id_prefix: how their run ids begin.
+            error: a text in their error (or in the reason of their cancellation), upper and lower case told apart.
+            limit: how many at most. after: continue after this run id, the last of the page before.
+
+        Raises:
+            RunNotFoundError: `after`, `parent` or `root` is no run.
+            ValueError: an unknown status, a limit below 1, a time without a zone.
+
+        Each filter has an index, and pages follow keys: a page costs what it shows, not what is stored. Where two
+        filters meet, the store follows one of them and looks at its runs for the other.
+        """
+        last = None if after is None else await self._row(after)
+        query = RunQuery(
+            statuses=_statuses(status),
+            workflow_id=workflow.id if isinstance(workflow, Workflow) else workflow,
+            parent_n=None if parent is None else (await self._row(parent)).n,
+            root_n=None if root is None else (await self._row(root)).n,
+            since=_epoch("since", since),
+            until=_epoch("until", until),
+            id_prefix=id_prefix,
+            error=error,
+            limit=_checked_limit(limit),
+            before_n=None if last is None else last.n,
+            before_at=None if last is None else last.created_at,
+        )
+        rows = await self._read(lambda store: store.list_runs(query))
+        return [run_info(row, self._registry, self._known_waits(row)) for row in rows]
+
+    async def count(self, *, root: str | None = None) -> dict[RunStatus, int]:
+        """How many runs have each status, in one tree or in all; an unknown root counts none."""
+        root_n: int | None = None
+        if root is not None:
+            row = await self._read(lambda store: store.find(root))
+            if row is None:
+                return {}
+            root_n = row.n
+        return await self._read(lambda store: store.count_by_status(root_n))
+
+    async def info(self, run_id: str) -> RunInfo:
+        """All that is known of a run. Raises RunNotFoundError."""
+        row = await self._row(run_id)
+        return run_info(row, self._registry, await self._waits(row))
+
+    async def why(self, run_id: str) -> str:
+        """Why a run does not go on, in one sentence: what it waits for, since when, and what happens next.
+
+        Raises:
+            RunNotFoundError: no run has this id.
+        """
+        row = await self._row(run_id)
+        return sentence(row, await self._waits(row), self._now())
+
+    async def steps(self, run_id: str) -> list[StepInfo]:
+        """The recorded step outcomes of a run, in their order. An invoke is its child's row. Raises RunNotFoundError."""
+        n = (await self._row(run_id)).n
+        return step_infos(await self._read(lambda store: store.steps(n)))
+
+    async def tree(self, run_id: str) -> RunTree:
+        """A run and all below it. Raises RunNotFoundError."""
+        top = await self._row(run_id)
+        rows = await self._read(lambda store: store.list_runs(RunQuery(root_n=top.root_n, limit=_ALL)))
+        below = [(row, self._known_waits(row)) for row in rows if row.n >= top.n]
+        return run_tree(below, top.n, self._registry)
+
+
+def _statuses(status: RunStatus | str | Sequence[RunStatus | str] | None) -> tuple[RunStatus, ...]:
+    if status is None:
+        return ()
+    if isinstance(status, str):
+        return (RunStatus(status),)
+    return tuple(RunStatus(each) for each in status)
+
+
+def _epoch(name: str, moment: datetime | None) -> float | None:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise ValueError(f"{name} needs a datetime with a time zone, e.g. datetime.now(timezone.utc); got {moment}")
+    return moment.timestamp()
+
+
+def _checked_limit(limit: int) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"limit must be a number of at least 1, got {limit!r}")
+    return limit

@@ -1,0 +1,111 @@
+"""What a run in memory waits for, gathered from its place in the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rotor_actors.engine import Engine
+from rotor_actors.messages import Pending
+from rotor_actors.records import Kind, RunRow
+from rotor_actors.run import Phase, Run
+from rotor_actors.run_actor import RunActor
+from rotor_actors.waits import Reason, Wait
+
+
+def waits_of(engine: Engine, run: Run, suspects_before: Callable[[Run], int | None]) -> list[Wait]:
+    """What the run waits for; empty when it goes on by itself.
+
+    Args:
+        suspects_before: how many are recovered before a run on probation; None of a run that is not.
+    """
+    row = run.row
+    if run.is_doomed:
+        return [Wait(Reason.CLEANUP, since=row.ended_at)]
+    if run.workflow is None:
+        return [Wait(Reason.WORKFLOW, since=row.created_at)]
+    if engine.admission.is_held(run):
+        return [_admission(engine, run)]
+    if ahead := suspects_before(run):
+        return [Wait(Reason.PROBATION, count=ahead)]
+    match run.phase:
+        case Phase.FRESH:
+            return [Wait(Reason.TURN, since=row.created_at)]
+        case Phase.LOADING | Phase.LOADED:
+            return [Wait(Reason.HISTORY)]
+        case Phase.STORED:
+            return _parked(run)
+        case _:
+            return _active(run)
+
+
+def _admission(engine: Engine, run: Run) -> Wait:
+    ahead = engine.admission.held_before(run)
+    return Wait(Reason.ADMISSION, since=run.row.created_at, count=ahead, limit=engine.options.max_active_runs or 0)
+
+
+def _parked(run: Run) -> list[Wait]:
+    """At rest in the store: its body is not in memory, its children and the time it is due are."""
+    row = run.row
+    if row.attempt_at is None:
+        return [Wait(Reason.RETRY, due=row.wake_at)]
+    waits = [_child(child) for child in run.each_child() if child.is_owned and not child.is_doomed]
+    deadlines = {wait.due for wait in waits}
+    if row.wake_at is not None and row.wake_at not in deadlines:
+        waits.append(Wait(Reason.TIMER, due=row.wake_at))
+    return waits
+
+
+def _active(run: Run) -> list[Wait]:
+    actor = run.actor
+    if not isinstance(actor, RunActor) or actor.is_moving:
+        return []
+    waits = [_pending(run, actor, pending) for pending in actor.pending]
+    if not waits and (due := actor.next_due()) is not None:
+        waits.append(Wait(Reason.TIMER, due=due))
+    return waits
+
+
+def _pending(run: Run, actor: RunActor, pending: Pending) -> Wait:
+    name, since, due = pending.step_id, pending.asked_at, actor.due_of(pending.key)
+    match pending.kind:
+        case Kind.RUN:
+            return _step(actor, pending)
+        case Kind.INVOKE:
+            child = run.child(pending.key)
+            return Wait(Reason.CHILD, name, since, due) if child is None else _child(child)
+        case Kind.SLEEP:
+            return Wait(Reason.SLEEP, name, since, due)
+        case _:
+            return Wait(f"{pending.kind.value} {pending.target}".strip(), name, since, due)
+
+
+def _step(actor: RunActor, pending: Pending) -> Wait:
+    step = actor.step_task(pending.key)
+    if step is None or (step.task is None and step.retry_at is None):
+        return Wait(Reason.DISK, pending.step_id, pending.asked_at)
+    if step.task is None:
+        return Wait(Reason.STEP_RETRY, pending.step_id, step.began_at, step.retry_at, count=step.attempts)
+    due = None if step.began_at is None or step.attempts > 1 else step.began_at + step.spec.timeout
+    return Wait(Reason.STEP, pending.step_id, step.began_at, due, count=step.attempts)
+
+
+def _child(child: Run) -> Wait:
+    row = child.row
+    return Wait(Reason.CHILD, row.parent_step_id or "", row.created_at, row.deadline, row.run_id, row.workflow_id)
+
+
+def stored_waits(row: RunRow, children: list[RunRow]) -> list[Wait]:
+    """What is known of a run from its store alone; `children` are those of it that have not ended."""
+    if row.status.is_terminal:
+        return []
+    if row.status.value == "queued":
+        return [Wait(Reason.ADMISSION, since=row.created_at)]
+    if row.attempt_at is None:
+        return [Wait(Reason.RETRY, due=row.wake_at)]
+    waits = [
+        Wait(
+            Reason.CHILD, child.parent_step_id or "", child.created_at, child.deadline, child.run_id, child.workflow_id
+        )
+        for child in children
+    ]
+    return waits or [Wait(Reason.OWNER, since=row.attempt_at, due=row.wake_at)]

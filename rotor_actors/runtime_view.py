@@ -1,0 +1,113 @@
+"""Looking at a store without owning it: what `Runtime` shows, read from the file alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from rotor_actors.clock import Clock, SystemClock
+from rotor_actors.errors import RuntimeStateError
+from rotor_actors.executor import Executor, ThreadExecutor
+from rotor_actors.introspection import Introspection
+from rotor_actors.live_waits import stored_waits
+from rotor_actors.payload import Codecs
+from rotor_actors.records import RunRow, RunStatus
+from rotor_actors.registry import Registry
+from rotor_actors.stores.base import RunQuery, StoreReader
+from rotor_actors.stores.sqlite_view import SQLiteView
+from rotor_actors.waits import Wait
+from rotor_actors.workflow import Workflow
+
+T = TypeVar("T")
+
+_PAYLOAD_LIMIT = 2**40
+_LIVE = (RunStatus.QUEUED, RunStatus.RUNNING)
+_MOST_CHILDREN = 4
+
+
+class RuntimeView(Introspection):
+    """Shows the runs of a store's file, beside the process that owns it or with no owner at all. Use it with `async with`.
+
+    It only reads: it takes no lock, never checkpoints, and keeps no commit of the owner waiting. What it shows is
+    durable. What a run does right now only its owner knows: `why` and `waiting_for` say what the file says.
+
+    Args:
+        store: the file.
+        workflows: whose annotations type what is shown; without them inputs and results are plain values.
+        clock: for tests.
+
+    Raises (on entering):
+        StoreError: there is no such file, or it is of an older version.
+        StoreVersionError, StoreCorruptedError: it cannot be read, and why.
+
+    Example:
+        >>> import asyncio
+        >>> from rotor_actors import Context, Runtime, RuntimeView, workflow
+        >>> @workflow(id="greet")
+        ... async def greet(ctx: Context, name: str) -> str:
+        ...     return f"hello {name}"
+        >>> async def main(file: str) -> list[str]:
+        ...     async with Runtime(file) as runtime, RuntimeView(file) as view:
+        ...         await runtime.execute(greet, "you")
+        ...         return [f"{run.workflow_id} {run.status}: {run.result}" for run in await view.runs()]
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     asyncio.run(main(f"{place}/rotor.db"))
+        ['greet completed: hello you']
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] = "rotor.db",
+        *,
+        workflows: Iterable[Workflow[Any, Any]] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        path = store.removeprefix("sqlite:///") if isinstance(store, str) else store
+        self._store = SQLiteView(path)
+        self._clock = clock or SystemClock()
+        self._known = Registry(Codecs(_PAYLOAD_LIMIT), lambda workflow: None)
+        for workflow in workflows:
+            self._known.register(workflow)
+        self._executor: Executor | None = None
+        self._is_open = False
+
+    async def __aenter__(self) -> RuntimeView:
+        if self._executor is not None:
+            raise RuntimeStateError("this view is open already, or was; make a new one")
+        self._executor = ThreadExecutor("rotor-view")
+        try:
+            await self._executor.call(self._store.open)
+        except BaseException:
+            self._executor.close()
+            raise
+        self._is_open = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._executor is not None and self._is_open:
+            self._is_open = False
+            await self._executor.call(self._store.close)
+            self._executor.close()
+
+    @property
+    def _registry(self) -> Registry:
+        return self._known
+
+    def _now(self) -> float:
+        return self._clock.now()
+
+    async def _read(self, read: Callable[[StoreReader], T]) -> T:
+        if self._executor is None or not self._is_open:
+            raise RuntimeStateError("the view is not open; use it inside 'async with view:'")
+        return await self._executor.call(lambda: read(self._store))
+
+    def _known_waits(self, row: RunRow) -> list[Wait]:
+        return stored_waits(row, [])
+
+    async def _waits(self, row: RunRow) -> list[Wait]:
+        if row.status.is_terminal:
+            return []
+        query = RunQuery(statuses=_LIVE, parent_n=row.n, limit=_MOST_CHILDREN)
+        return stored_waits(row, await self._read(lambda store: store.list_runs(query)))
