@@ -21,7 +21,9 @@ from rotor_actors.finishing import Finishing
 from rotor_actors.invoking import Invoking
 from rotor_actors.kernel import Kernel, Options, Ports
 from rotor_actors.loading import Loaded, load
-from rotor_actors.messages import AttemptDue, Pending, TimerFired
+from rotor_actors.map_state import EndPages
+from rotor_actors.messages import AttemptDue, MarkMap, Pending, TimerFired
+from rotor_actors.paging import Paging
 from rotor_actors.payload import Codec
 from rotor_actors.records import (
     Kind,
@@ -56,6 +58,7 @@ class Engine(Kernel):
         self.finishing = Finishing(self)
         self.ending = Ending(self, self.finishing)
         self.invoking = Invoking(self)
+        self.paging = Paging(self, self.ending)
         self.loading = 0
         self.to_load: list[Run] = []
         self.load_wanted = asyncio.Event()
@@ -284,6 +287,14 @@ class Engine(Kernel):
         )  # fmt: skip
         run.row.flags |= RunFlag.DIVERGED
         self.append_change(run)
+
+    def mark_map(self, run: Run, mark: MarkMap) -> None:
+        row = StepRow(run.row.n, self.now(), Kind.MAP, mark.key, mark.step_id, mark.target)
+        row.seq = self.journal.next_seq
+        self.append(run, StepRecorded(row))
+
+    def fetch(self, run: Run, pages: EndPages) -> None:
+        self.paging.fetch(run, pages)
 
     def at_rest(self, run: Run, due: float | None, *, is_parked: bool) -> None:
         if due is None:

@@ -20,6 +20,7 @@ __all__ = [
     "NonDeterminismError",
     "NonRetriableError",
     "PayloadError",
+    "QuorumError",
     "RetryAfterError",
     "RotorError",
     "RunExistsError",
@@ -188,6 +189,18 @@ class InvokeTargetError(RotorError):
 
 class InvokeDepthError(RotorError):
     """Invoking once more would exceed `max_depth`; the message names the chain of invokers."""
+
+
+class QuorumError(RotorError):
+    """Too many runs of `step.quorum` or `step.first` have not completed.
+
+    Attributes:
+        outcomes: the ends of those that did not (`InvokeOutcome`), in the order in which they came.
+    """
+
+    def __init__(self, message: str, *, outcomes: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.outcomes = outcomes
 
 
 class WorkflowDefinitionError(RotorError, ValueError):

@@ -48,9 +48,33 @@ def checked_run_id(run_id: str) -> str:
     return run_id
 
 
+KEY_BYTES = 16
+"""How long the key of a step is."""
+
+
 def step_key(step_id: str, counter: int) -> bytes:
     """The memo key of the `counter`-th use (from 0) of `step_id` in a run: a hash of `stepId:counter`."""
-    return blake2b(f"{step_id}:{counter}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return blake2b(f"{step_id}:{counter}".encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def map_child_key(map_key: bytes, index: int) -> bytes:
+    """The memo key of a map's child: longer than any other, so that a key says whether, and of which map, it is one."""
+    return map_key + index.to_bytes(6, "big")
+
+
+def is_map_child(key: bytes) -> bool:
+    """Is it the key of a map's child?"""
+    return len(key) > KEY_BYTES
+
+
+def map_key_of(key: bytes) -> bytes:
+    """The key of the map that a child belongs to."""
+    return key[:KEY_BYTES]
+
+
+def map_index_of(key: bytes) -> int:
+    """The place of a map's child among the items, from 0."""
+    return int.from_bytes(key[KEY_BYTES:], "big")
 
 
 def child_run_id(parent_run_id: str, key: bytes, generation: int) -> str:

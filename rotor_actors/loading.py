@@ -65,6 +65,8 @@ class Loaded(msgspec.Struct):
     sleeps: dict[bytes, float]
     newest_seq: int = 0
     inherited: list[bytes] = []
+    has_maps: bool = False
+    """There may be ends of map children, which are read page by page."""
 
 
 def load(history: History, *, attempt_seq: int, upto_seq: int, waiting: Mapping[bytes, Known] | None = None) -> Loaded:
@@ -100,6 +102,9 @@ def _in_order(history: History, upto_seq: int) -> list[tuple[int, StepRow | Chil
 
 def _add_step(loaded: Loaded, seq: int, attempt_seq: int, step: StepRow) -> None:
     match step.kind:
+        case Kind.MAP:
+            loaded.has_maps = True
+            _of(loaded, seq, attempt_seq).setdefault(step.key, Known(Kind.MAP, step.target, step_id=step.step_id))
         case Kind.TIMER:
             if seq > attempt_seq:
                 loaded.record.append(TimerFired(int(step.target), seq, step.at))
@@ -134,6 +139,21 @@ def _add_child(loaded: Loaded, child: ChildRow, upto_seq: int) -> None:
         loaded.generations[child.key] = max(child.generation, loaded.generations.get(child.key, 0))
     elif child.key not in loaded.memo:
         loaded.recorded.setdefault(child.key, Known(Kind.INVOKE, child.workflow_id, None, child.run_id))
+
+
+def _of(loaded: Loaded, seq: int, attempt_seq: int) -> dict[bytes, Known]:
+    return loaded.memo if seq <= attempt_seq else loaded.recorded
+
+
+def end_of(row: StepRow | ChildRow) -> StepEnded | None:
+    """The end of a map's child, from its own row or, when it was timed out on, from its parent's journal row; None
+    where it is nothing to the parent: it was withdrawn, or let go of before."""
+    if isinstance(row, StepRow):
+        note = msgspec.msgpack.decode(row.payload or b"", type=ReleaseNote)
+        return StepEnded(row.key, Outcome(row.status, note.payload), row.seq, row.at, note.run_id, note.workflow_id)
+    if row.flags & _NOT_THE_PARENTS:
+        return None
+    return _child_ended(row, row.end_seq or 0)
 
 
 def _known_child(child: ChildRow) -> Known:

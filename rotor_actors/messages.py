@@ -107,4 +107,12 @@ class Diverged(msgspec.Struct, tag=True, gc=False):
     what: str
 
 
-Effect: TypeAlias = Begin | Resolve | Fire | Withdraw | Diverged
+class MarkMap(msgspec.Struct, tag=True, gc=False):
+    """A map was begun that the journal does not hold yet: note it, before its first child is spawned."""
+
+    key: bytes
+    step_id: str
+    target: str
+
+
+Effect: TypeAlias = Begin | Resolve | Fire | Withdraw | Diverged | MarkMap

@@ -32,6 +32,8 @@ class Kind(StrEnum):
     RUN = "run"
     INVOKE = "invoke"
     SLEEP = "sleep"
+    MAP = "map"
+    """A map was begun: its children are invokes whose keys begin with this one. It has no outcome of its own."""
     TIMER = "timer"
     """A timer of the body fired; `target` is its number."""
     STEP_RETRY = "step-retry"
@@ -192,7 +194,11 @@ class ItemRow(msgspec.Struct, gc=False):
 
 
 class History(msgspec.Struct):
-    """All that is recorded of a run: journal rows in their order, and its children."""
+    """What is recorded of a run: journal rows in their order, and its children.
+
+    Without the ends of the children of maps: of those there may be millions, and they are read page by page
+    (`Store.child_ends`).
+    """
 
     steps: list[StepRow]
     children: list[ChildRow]

@@ -18,11 +18,13 @@ from rotor_actors.durations import Duration
 from rotor_actors.errors import InvokeDepthError, InvokeTargetError, NonDeterminismError, StepRefusedError
 from rotor_actors.loading import Loaded
 from rotor_actors.loop_tasks import RunTask
+from rotor_actors.map_state import EndPages, Maps, MapState
 from rotor_actors.messages import (
     Begin,
     Diverged,
     Effect,
     Fire,
+    MarkMap,
     Pending,
     Resolve,
     StepEnded,
@@ -30,7 +32,7 @@ from rotor_actors.messages import (
     Withdraw,
 )
 from rotor_actors.payload import Codec
-from rotor_actors.records import Kind
+from rotor_actors.records import ChildRow, Kind, StepRow
 from rotor_actors.run import Run
 from rotor_actors.run_loop import RunLoop
 from rotor_actors.run_state import RunState
@@ -88,6 +90,12 @@ class ActorHost(StepHost, Protocol):
 
     def mark_diverged(self, run: Run, what: str) -> None: ...
 
+    def mark_map(self, run: Run, mark: MarkMap) -> None: ...
+
+    def fetch(self, run: Run, pages: EndPages) -> None:
+        """Read the next page, and hand it to the run's actor."""
+        ...
+
     def at_rest(self, run: Run, due: float | None, *, is_parked: bool) -> None: ...
 
     def attempt_ended(self, run: Run, task: asyncio.Task[Any], failed_keys: list[bytes],
@@ -99,9 +107,9 @@ class ActorHost(StepHost, Protocol):
 class RunActor:
     """One attempt of one run."""
 
-    __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_moving", "_is_over",
-                 "_loaded", "_loop", "_now",
-                 "_run", "_state", "_steps", "_task", "where")  # fmt: skip
+    __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_fetching",
+                 "_is_moving", "_is_over", "_loaded", "_loop", "_page_waiters", "_run", "_state", "_steps", "_task",
+                 "where")  # fmt: skip
 
     def __init__(
         self, host: ActorHost, run: Run, loaded: Loaded | None, *, is_replaying: bool, is_strict: bool
@@ -113,7 +121,7 @@ class RunActor:
         self.where = run.where
         self._loop = RunLoop(run.row.attempt_at, self.where, asyncio.get_running_loop())  # type: ignore[abstract]
         self._loop.on_foreign = self._refuse_foreign
-        self._state = _state_of(self.where, loaded, is_replaying, is_strict)
+        self._state = _state_of(run, loaded, is_replaying, is_strict)
         self._steps: dict[bytes, StepTask] = {}
         self._alarms: Alarms[bytes] = Alarms()
         # Exceptions that were raised in the body for a failed step: if one ends the attempt, its step runs again.
@@ -123,6 +131,9 @@ class RunActor:
         self._is_closed = False
         self._is_moving = True
         """The body is, or may be, not at rest."""
+        self._is_fetching = False
+        """What is recorded of its maps is being read: until it is here, nothing else is taken."""
+        self._page_waiters: dict[EndPages, asyncio.Future[None]] = {}
         self._is_over: Callable[[], bool] | None = None
         self._checks = 0
         self._effects: deque[Effect] = deque()
@@ -150,12 +161,15 @@ class RunActor:
                 self._clean_up()  # ahead of everything, even in the middle of a turn that does not end
             if self._is_doomed:
                 return False  # it stands still until its interrupt comes, even in the middle of a turn
+            if self._is_fetching and not self._is_cleaning:
+                return False
             if self._is_moving:
                 if not self._run_to_rest():
                     return True  # in the middle of a turn
                 self._is_moving = False
                 if self._is_closed or is_over():
                     return not self._is_closed
+                continue
             message = mailbox.take()
             if message is None:
                 self._rest()
@@ -186,11 +200,32 @@ class RunActor:
             if self._task is not None and self._task.done():
                 self._finish(self._task)
                 return True
+            if self._state.wanted and not self._is_cleaning:
+                self._fetch(self._state.wanted[0])
+                return True
             if not self._state.replaying:
                 return True
             self._replay_next()
             if self._is_closed:
                 return True
+
+    def _fetch(self, pages: EndPages) -> None:
+        self._is_fetching = True
+        self._host.fetch(self._run, pages)
+
+    def page_came(self, rows: list[StepRow | ChildRow], place: tuple[int, int] | None) -> None:
+        """The page that it stands still for."""
+        self._is_fetching = False
+        if self._is_closed or self._is_cleaning:
+            return
+        pages = self._state.wanted.popleft()
+        pages.take(rows, place)
+        if pages.generations and self._loaded is not None:
+            self._loaded.generations.update(pages.generations)
+        waiter = self._page_waiters.pop(pages, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._move()
 
     def _replay_next(self) -> None:
         try:
@@ -284,6 +319,12 @@ class RunActor:
                 self._withdraw(effect.pending)
             case Diverged():
                 self._host.mark_diverged(self._run, effect.what)
+            case MarkMap():
+                self._mark_map(effect)
+
+    def _mark_map(self, mark: MarkMap) -> None:
+        if not self._run.is_doomed and not (self._task is not None and self._task.done()):
+            self._host.mark_map(self._run, mark)
 
     def _begin_step(self, pending: Pending) -> None:
         if self._run.is_doomed:
@@ -497,6 +538,31 @@ class RunActor:
             asked.asked_at = self._loop.time()
         return asked
 
+    def open_map(self, step_id: str, target: str) -> MapState:
+        if not self._loop.is_running():
+            raise self._outside(f"step {step_id!r}")
+        return self._state.open_map(step_id, target)
+
+    def ask_child(self, opened: MapState, index: int, spec: object, future: object) -> StepEnded | None:
+        asked = self._state.request_child(opened, index, spec)
+        if type(asked) is Pending:
+            asked.future = future
+            return None
+        return cast(StepEnded, asked)
+
+    def next_of_memo(self, opened: MapState) -> StepEnded | asyncio.Future[None] | None:
+        pages = opened.memo
+        if pages is None or not pages.needs_page:
+            return self._state.next_of_memo(opened)
+        waiter = self._page_waiters.get(pages)
+        if waiter is None:
+            waiter = self._page_waiters[pages] = self._loop.create_future()
+            self._state.wanted.append(pages)
+        return waiter
+
+    def withdraw(self, key: bytes) -> None:
+        self._state.withdraw(key)
+
     def _outside(self, what: str) -> StepRefusedError:
         return StepRefusedError(
             f"{self.where}: {what} was called from outside the workflow's body (inside another step?); "
@@ -580,13 +646,17 @@ def _utc(at: float) -> datetime:
     return datetime.fromtimestamp(at, UTC)
 
 
-def _state_of(where: str, loaded: Loaded | None, is_replaying: bool, is_strict: bool) -> RunState:
+def _state_of(run: Run, loaded: Loaded | None, is_replaying: bool, is_strict: bool) -> RunState:
     if loaded is None:
-        return RunState(where, strict=is_strict)
-    if is_replaying:
-        return RunState(where, memo=loaded.memo, record=loaded.record, recorded=loaded.recorded,
-                        inherited=loaded.inherited, strict=is_strict, replaying=True)  # fmt: skip
-    return RunState(where, memo={**loaded.recorded, **loaded.memo}, strict=is_strict)
+        return RunState(run.where, strict=is_strict)
+    if not is_replaying:
+        maps = Maps(run.history_seq) if loaded.has_maps else None
+        return RunState(run.where, memo={**loaded.recorded, **loaded.memo}, strict=is_strict, maps=maps)
+    began = run.row.attempt_seq
+    return RunState(run.where, memo=loaded.memo, record=loaded.record, recorded=loaded.recorded,
+                    inherited=loaded.inherited, strict=is_strict, replaying=True,
+                    maps=Maps(began) if loaded.has_maps else None,
+                    pages=EndPages(b"", began, run.history_seq) if loaded.has_maps else None)  # fmt: skip
 
 
 def _once() -> Callable[[], bool]:

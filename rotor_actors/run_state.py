@@ -11,13 +11,15 @@ from collections import deque
 from collections.abc import Collection, Iterable
 
 from rotor_actors.errors import NonDeterminismError, StepRefusedError
-from rotor_actors.ids import step_key
+from rotor_actors.ids import is_map_child, map_child_key, map_index_of, step_key
+from rotor_actors.map_state import EndPages, Maps, MapState
 from rotor_actors.messages import (
     Begin,
     Diverged,
     Effect,
     Fire,
     Known,
+    MarkMap,
     Message,
     Pending,
     Resolve,
@@ -38,10 +40,12 @@ class RunState:
         recorded: kind and target of all that the record, or a child still running, holds under a key.
         inherited: keys of the children that an earlier attempt left running. They may end before this one asks.
         strict: refuse changed code instead of going on by key.
+        maps: what the attempt's maps find of earlier attempts.
+        pages: the rest of the record, where there are maps: the ends of their children, which are read page by page.
     """
 
-    __slots__ = ("_asked", "_counters", "_effects", "_inherited", "_memo", "_pending", "_record", "_recorded", "_refusal",
-                 "_strict", "_where", "replaying")  # fmt: skip
+    __slots__ = ("_asked", "_counters", "_effects", "_inherited", "_maps", "_memo", "_pages", "_pending", "_record",
+                 "_recorded", "_refusal", "_strict", "_unmarked", "_where", "replaying", "wanted")  # fmt: skip
 
     def __init__(
         self,
@@ -53,6 +57,8 @@ class RunState:
         inherited: Collection[bytes] = (),
         strict: bool = False,
         replaying: bool = False,
+        maps: Maps | None = None,
+        pages: EndPages | None = None,
     ) -> None:
         self._where = where
         self._memo = memo or {}
@@ -66,6 +72,11 @@ class RunState:
         self._pending: dict[bytes, Pending] = {}
         self._effects: list[Effect] = []
         self._refusal = ""
+        self._maps = maps
+        self._pages = pages
+        self._unmarked: list[MarkMap] = []
+        self.wanted: deque[EndPages] = deque()
+        """Those whose next page is needed: while one is being read, the body stands still."""
 
     # What the body asks
 
@@ -76,11 +87,16 @@ class RunState:
             NonDeterminismError: another kind or target is recorded under this key.
             StepRefusedError: the attempt is over, or the run is cancelled.
         """
-        if self._refusal:
-            raise StepRefusedError(f"{self._where}: step {step_id!r} refused: {self._refusal}")
+        self._check_open(step_id)
         count = self._counters.get(step_id, 0)
         self._counters[step_id] = count + 1
-        key = step_key(step_id, count)
+        return self._ask(step_key(step_id, count), step_id, count, kind, target, spec)
+
+    def _check_open(self, step_id: str) -> None:
+        if self._refusal:
+            raise StepRefusedError(f"{self._where}: step {step_id!r} refused: {self._refusal}")
+
+    def _ask(self, key: bytes, step_id: str, count: int, kind: Kind, target: str, spec: object) -> Pending | StepEnded:
         known = self._memo.get(key)
         if known is not None:
             self._check(step_id, count, kind, target, known)
@@ -90,12 +106,55 @@ class RunState:
             if (recorded := self._recorded.get(key)) is not None:
                 self._check(step_id, count, kind, target, recorded)
                 known = recorded
-            self._asked.add(key)
+            if not is_map_child(key):
+                self._asked.add(key)
         pending = Pending(key, step_id, kind, target, spec, is_spawned=known is not None and known.outcome is None)
         self._pending[key] = pending
         if not self.replaying:
             self._effects.append(Begin(pending))
         return pending
+
+    def open_map(self, step_id: str, target: str) -> MapState:
+        """The body begins a map. Raises as `request` does."""
+        self._check_open(step_id)
+        count = self._counters.get(step_id, 0)
+        self._counters[step_id] = count + 1
+        key = step_key(step_id, count)
+        memoized = self._memo.get(key)
+        known = memoized or self._recorded.get(key)
+        if known is not None:
+            self._check(step_id, count, Kind.MAP, target, known)
+        elif self.replaying:
+            self._unmarked.append(MarkMap(key, step_id, target))
+        else:
+            self._effects.append(MarkMap(key, step_id, target))
+        if self._maps is None:
+            self._maps = Maps(0)
+        return self._maps.open(key, step_id, target, has_memo=memoized is not None)
+
+    def request_child(self, opened: MapState, index: int, spec: object) -> Pending | StepEnded:
+        """The map asks for its next child. Raises as `request` does."""
+        step_id = f"{opened.step_id}[{index}]"
+        self._check_open(step_id)
+        key = map_child_key(opened.key, index)
+        opened.asked = index + 1
+        asked = self._ask(key, step_id, index, Kind.INVOKE, opened.target, spec)
+        if self._memo:
+            self._memo.pop(key, None)  # it is asked for once: a memo that keeps each would grow with the items
+        return asked
+
+    def next_of_memo(self, opened: MapState) -> StepEnded | None:
+        """The next end that an earlier attempt recorded of the map's children; None when there are no more.
+
+        Raises:
+            NonDeterminismError: it was a child of another workflow.
+        """
+        ended = opened.next_of_memo()
+        if ended is not None and ended.workflow_id:
+            known = Known(Kind.INVOKE, ended.workflow_id)
+            index = map_index_of(ended.key)
+            self._check(f"{opened.step_id}[{index}]", index, Kind.INVOKE, opened.target, known)
+        return ended
 
     def withdraw(self, key: bytes) -> None:
         """The body's scope was cancelled while it waited for `key`. Once the attempt is over this says nothing."""
@@ -134,7 +193,15 @@ class RunState:
         """A child that an earlier attempt spawned has ended before this one asks for it: its outcome will answer."""
         known = self._memo.get(message.key)
         if known is not None and known.outcome is None:
-            self._memo[message.key] = _answered(known, message)
+            if is_map_child(message.key) and self._keep_late(message):
+                del self._memo[message.key]
+            else:
+                self._memo[message.key] = _answered(known, message)
+
+    def _keep_late(self, message: StepEnded) -> bool:
+        if self._maps is None:
+            self._maps = Maps(0)
+        return self._maps.keep_late(message)
 
     def take_effects(self) -> list[Effect]:
         effects = self._effects
@@ -160,11 +227,22 @@ class RunState:
         Raises:
             NonDeterminismError: the record holds what the code did not ask for, and replay is strict.
         """
-        record = self._record
-        while record:
-            if self._was_asked(record[0], timers_set):
+        record, pages = self._record, self._pages
+        while True:
+            if pages is not None and pages.needs_page:
+                self.wanted.append(pages)
+                return None
+            if pages is not None and pages.head is not None and (not record or pages.head.seq < record[0].seq):
+                ended = pages.pop()
+                if self._was_asked(ended, timers_set):
+                    self._check_target(ended)
+                    return ended
+                self._answer_late(ended)
+            elif not record:
+                break
+            elif self._was_asked(record[0], timers_set):
                 return record.popleft()
-            if self._is_inherited(record[0]):
+            elif self._is_inherited(record[0]):
                 self._remember(record.popleft())
             else:
                 self._diverge(record, timers_set)
@@ -173,8 +251,13 @@ class RunState:
 
     def _was_asked(self, message: Message, timers_set: int) -> bool:
         if isinstance(message, StepEnded):
-            return message.key in self._asked
+            return self._has_asked(message.key)
         return message.number < timers_set
+
+    def _has_asked(self, key: bytes) -> bool:
+        if is_map_child(key):
+            return self._maps is not None and self._maps.was_asked(key)
+        return key in self._asked
 
     def _is_inherited(self, message: Message) -> bool:
         return isinstance(message, StepEnded) and message.key in self._inherited
@@ -184,15 +267,17 @@ class RunState:
         if isinstance(message, StepEnded) and message.key not in self._memo:
             self._memo[message.key] = _answered(self._recorded[message.key], message)
 
+    def _answer_late(self, ended: StepEnded) -> None:
+        """A map's child that was not asked for: an earlier attempt spawned it, or the code has changed."""
+        is_inherited = self._is_inherited(ended)
+        if not is_inherited:
+            self._note_divergence(ended)
+        if not (is_inherited and self._keep_late(ended)):
+            self._memo[ended.key] = _answered(Known(Kind.INVOKE, ended.workflow_id), ended)
+
     def _diverge(self, record: deque[Message], timers_set: int) -> None:
         """Keep what was asked for in its order; let the rest answer by key when it is asked for."""
-        known = self._recorded.get(record[0].key) if isinstance(record[0], StepEnded) else None
-        what = "a timer" if known is None else _named(known)
-        if self._strict:
-            raise NonDeterminismError(
-                f"{self._where}: the journal holds the outcome of {what}, which the code did not ask for at "
-                f"this point. It has changed since; run the old code, or open the runtime without strict_replay."
-            )
+        self._note_divergence(record[0])
         kept: list[Message] = []
         for message in record:
             if self._was_asked(message, timers_set):
@@ -201,13 +286,31 @@ class RunState:
                 self._remember(message)
         record.clear()
         record.extend(kept)
+
+    def _note_divergence(self, message: Message) -> None:
+        known = self._recorded.get(message.key) if isinstance(message, StepEnded) else None
+        what = "a timer" if isinstance(message, TimerFired) else "the child of a map"
+        what = what if known is None else _named(known)
+        if self._strict:
+            raise NonDeterminismError(
+                f"{self._where}: the journal holds the outcome of {what}, which the code did not ask for at "
+                f"this point. It has changed since; run the old code, or open the runtime without strict_replay."
+            )
         self._effects.append(Diverged(what))
+
+    def _check_target(self, ended: StepEnded) -> None:
+        """Of a map's child the record is read late: whether it is what was asked for is seen only now."""
+        pending = self._pending.get(ended.key)
+        if pending is not None and ended.workflow_id:
+            known = Known(Kind.INVOKE, ended.workflow_id)
+            self._check(pending.step_id, map_index_of(ended.key), pending.kind, pending.target, known)
 
     def _go_live(self) -> None:
         self.replaying = False
-        self._record = None
+        self._record = self._pages = None
+        self._effects.extend(self._unmarked)
         for key, known in self._recorded.items():
-            if known.outcome is None and key not in self._asked:
+            if known.outcome is None and not self._has_asked(key):
                 self._memo.setdefault(key, known)  # a child that runs, and that the body has yet to ask for
         self._asked = set()
         self._recorded = {}
@@ -226,6 +329,8 @@ def _described(kind: Kind, target: str) -> str:
     match kind:
         case Kind.INVOKE:
             return f"an invoke of workflow {target!r}"
+        case Kind.MAP:
+            return f"a map over workflow {target!r}"
         case Kind.SLEEP:
             return "a sleep"
         case _:

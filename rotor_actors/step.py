@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Generic, Literal, NamedTuple, NoReturn, Protocol, TypeVar, TypeVarTuple, overload
 
@@ -13,12 +14,15 @@ from rotor_actors.errors import (
     ErrorInfo,
     InvokeTargetError,
     PayloadError,
+    QuorumError,
     WorkflowCancelledError,
     WorkflowError,
     WorkflowFailedError,
     WorkflowTimeoutError,
 )
-from rotor_actors.ids import checked_run_id, is_storable
+from rotor_actors.fan_out import FanOut, Mapper
+from rotor_actors.ids import checked_run_id, is_storable, map_index_of
+from rotor_actors.map_state import MapState
 from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.payload import Codec
 from rotor_actors.records import Kind, OutcomeStatus
@@ -55,6 +59,7 @@ class InvokeOutcome(msgspec.Struct, Generic[Out], frozen=True):
         is_failed, is_canceled, is_timed_out: at most one is true. After a timeout the child runs on.
         run_id: the child.
         error: what made it fail.
+        index: of a map's child: the place of its item, from 0.
     """
 
     body: Out | None
@@ -63,15 +68,24 @@ class InvokeOutcome(msgspec.Struct, Generic[Out], frozen=True):
     is_canceled: bool = False
     is_timed_out: bool = False
     error: ErrorInfo | None = None
+    index: int | None = None
+
+    @property
+    def is_completed(self) -> bool:
+        return not (self.is_failed or self.is_canceled or self.is_timed_out)
 
 
-class Body(Protocol):
+class Body(Mapper, Protocol):
     """What a running attempt offers to `Step` and `Context`."""
 
     where: str
 
     def ask(self, step_id: str, kind: Kind, target: str, spec: object) -> StepEnded | Pending:
         """Ask for a step: its outcome where it is known, else one to come, with the future to wait for it."""
+        ...
+
+    def open_map(self, step_id: str, target: str) -> MapState:
+        """Begin a map over the workflow `target`."""
         ...
 
     def note_failure(self, error: BaseException, key: bytes) -> None:
@@ -241,6 +255,122 @@ class Step:
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
         return _invocation(ended, self._body.codec_of(returns))
 
+    def map(
+        self,
+        id: str,
+        *,
+        workflow: Workflow[In, Out],
+        items: Iterable[In] | AsyncIterable[In],
+        timeout: Duration,
+        concurrency: int = 100,
+        on_error: Literal["raise", "collect"] = "raise",
+        headers: Mapping[str, str] | None = None,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+    ) -> AsyncGenerator[InvokeOutcome[Out], None]:
+        """Run a child for each item, a bounded number at a time, and give their ends in the order of completion.
+
+            async for outcome in ctx.step.map("pages", workflow=fetch, items=urls, timeout="5m"):
+                print(outcome.index, outcome.body)
+
+        Items are pulled only while there is room, so there may be any number of them, and memory does not grow with
+        it; neither live nor after a crash. They are made anew in each attempt: like the rest of a body they must be
+        the same again. On replay and in later attempts the ends come in the order in which they came first.
+
+        Args:
+            id: the step's name within this run; the child of item 7 is called `id[7]`.
+            workflow: the target. items: the input of each child, from an iterable or an async one, which may use steps.
+            timeout: of each child, counted from its start, at most 24 h. When it passes that child runs on.
+            concurrency: how many children at a time, ends that you have not taken yet included.
+            on_error: `"raise"`: the first child that does not complete is raised, and the others are withdrawn;
+                `"collect"`: each end is given as an outcome, and nothing is raised for it.
+            headers, retries, retry_delay: for each child, as with `invoke`.
+
+        Raises (while iterating):
+            WorkflowFailedError, WorkflowCancelledError, WorkflowTimeoutError: with `on_error="raise"`.
+            PayloadError: an item does not fit the target's data. Exception: what making the items raised.
+            InvokeTargetError, InvokeDepthError: nothing was spawned.
+
+        Leaving the iteration early, by `break`, an exception or a cancellation, withdraws the children that still run:
+        they are cancelled, with all below them. Who keeps the iterator beyond a `break` keeps them running; close it
+        with `contextlib.aclosing`.
+        """
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"step {id!r}: concurrency must be a number of at least 1, e.g. 100; got {concurrency!r}")
+        if on_error not in ("raise", "collect"):
+            raise ValueError(f"step {id!r}: on_error must be 'raise' or 'collect', got {on_error!r}")
+        if isinstance(items, str | bytes) or not isinstance(items, Iterable | AsyncIterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"step {id!r}: items must be an iterable or async iterable of inputs; got {items!r}")
+        codecs = self._body.check_invoke(id, _checked_workflow(self._body, id, workflow))
+        limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
+
+        def spec_of(item: Any) -> InvokeSpec:
+            return _invoke_spec(workflow, codecs[0], item, limit, headers, retries, retry_delay, None, "cancel")
+
+        return _ends(self._body, _checked_id(id), workflow, items, concurrency, on_error == "raise", spec_of, codecs[1])
+
+    async def quorum(
+        self,
+        id: str,
+        *,
+        workflow: Workflow[In, Out],
+        items: Iterable[In],
+        needed: int,
+        timeout: Duration,
+        headers: Mapping[str, str] | None = None,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+    ) -> list[InvokeOutcome[Out]]:
+        """Run a child for each item, all at once, and give the first `needed` that complete; the others are withdrawn.
+
+        Raises:
+            QuorumError: so many have not completed that `needed` cannot be reached; it holds their outcomes.
+            ValueError: `needed` is not between 1 and the number of items.
+
+        For the rest see `map`.
+        """
+        inputs = list(items)
+        if isinstance(needed, bool) or not 1 <= needed <= len(inputs):
+            raise ValueError(f"step {id!r}: needed must be between 1 and the {len(inputs)} items; got {needed!r}")
+        won: list[InvokeOutcome[Out]] = []
+        lost: list[InvokeOutcome[Out]] = []
+        ends = self.map(
+            id, workflow=workflow, items=inputs, timeout=timeout, concurrency=len(inputs), on_error="collect",
+            headers=headers, retries=retries, retry_delay=retry_delay,
+        )  # fmt: skip
+        async with aclosing(ends):
+            async for outcome in ends:
+                (won if outcome.is_completed else lost).append(outcome)
+                if len(won) == needed or len(lost) > len(inputs) - needed:
+                    break
+        if len(won) < needed:
+            raise QuorumError(_no_quorum(self._body, id, needed, len(inputs), lost), outcomes=tuple(lost))
+        return won
+
+    async def first(
+        self,
+        id: str,
+        *,
+        workflow: Workflow[In, Out],
+        items: Iterable[In],
+        timeout: Duration,
+        headers: Mapping[str, str] | None = None,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+    ) -> InvokeOutcome[Out]:
+        """Run a child for each item, all at once, and give the first that completes; the others are withdrawn.
+
+        Raises:
+            QuorumError: none has completed; it holds their outcomes.
+
+        For the rest see `map`.
+        """
+        won = await self.quorum(
+            id, workflow=workflow, items=items, needed=1, timeout=timeout, headers=headers, retries=retries,
+            retry_delay=retry_delay,
+        )  # fmt: skip
+        return won[0]
+
     async def sleep(self, id: str, duration: Duration) -> None:
         """Sleep durably: after a restart only what is left is slept.
 
@@ -265,6 +395,38 @@ class Step:
         asked = self._body.ask(_checked_id(id), Kind.SLEEP, "", SleepSpec(when.timestamp()))
         if isinstance(asked, Pending):
             await asked.future
+
+
+async def _ends(
+    body: Body,
+    id: str,
+    workflow: Workflow[Any, Any],
+    items: Iterable[Any] | AsyncIterable[Any],
+    window: int,
+    raises: bool,
+    spec_of: Callable[[Any], InvokeSpec],
+    codec: Codec,
+) -> AsyncGenerator[InvokeOutcome[Any], None]:
+    fan_out = FanOut(body, body.open_map(id, workflow.id), items, window, spec_of)
+    try:
+        while (ended := await fan_out.next_end()) is not None:
+            index = map_index_of(ended.key)
+            if raises and ended.outcome.status is not OutcomeStatus.COMPLETED:
+                error = invoke_error(ended)
+                error.add_note(f"item {index} of step {id!r}")
+                raise error
+            yield _as_outcome(ended, codec, index)
+    finally:
+        fan_out.close()
+
+
+def _no_quorum(body: Body, id: str, needed: int, of: int, lost: list[InvokeOutcome[Any]]) -> str:
+    first = lost[0]
+    how = "timed out" if first.is_timed_out else "was cancelled" if first.is_canceled else f"failed: {first.error}"
+    return (
+        f"{body.where}: step {id!r} needed {needed} of {of} runs to complete, and {len(lost)} did not; "
+        f"the first of them, {first.run_id}, {how}"
+    )
 
 
 async def invoke_outcome(
@@ -348,10 +510,10 @@ def _invocation(ended: StepEnded, codec: Codec) -> Invocation[Any]:
     raise invoke_error(ended)
 
 
-def _as_outcome(ended: StepEnded, codec: Codec) -> InvokeOutcome[Any]:
+def _as_outcome(ended: StepEnded, codec: Codec, index: int | None = None) -> InvokeOutcome[Any]:
     outcome = ended.outcome
     if outcome.status is OutcomeStatus.COMPLETED:
-        return InvokeOutcome(codec.decode(outcome.payload or NIL), ended.run_id)
+        return InvokeOutcome(codec.decode(outcome.payload or NIL), ended.run_id, index=index)
     error = invoke_error(ended)
     if not isinstance(error, WorkflowError):
         raise error  # not the child's end: nothing was spawned
@@ -362,6 +524,7 @@ def _as_outcome(ended: StepEnded, codec: Codec) -> InvokeOutcome[Any]:
         is_canceled=outcome.status is OutcomeStatus.CANCELLED,
         is_timed_out=outcome.status is OutcomeStatus.TIMED_OUT,
         error=error.error if isinstance(error, WorkflowFailedError) else None,
+        index=index,
     )
 
 

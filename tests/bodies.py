@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 import anyio
 from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream
-from crash_kit import ActError, Body, Play
+from crash_kit import ActError, Body, ChildPlan, Play
 
 from rotor_actors import RetryPolicy
+from rotor_actors.errors import QuorumError, WorkflowFailedError
 
 BODIES: dict[str, Body] = {}
 
@@ -452,3 +453,95 @@ async def anyio_start(play: Play) -> None:
         await _noted(play, "use it", 0.5)
         group.cancel_scope.cancel()
     play.saw("stopped")
+
+
+# Maps
+
+
+@body
+async def step_map(play: Play) -> None:
+    plans = [ChildPlan([(number * 7 % 5) / 3 + 0.5], fails=number == 4) for number in range(9)]
+    ends = play.step.map("kids", workflow=play.world.child, items=plans, timeout=100, concurrency=3, on_error="collect")
+    async for outcome in ends:
+        play.saw((outcome.index, outcome.body, outcome.is_failed))
+
+
+@body
+async def step_map_with_a_slow_consumer(play: Play) -> None:
+    plans = (ChildPlan([(number * 3 % 4) / 3]) for number in range(7))
+    async for outcome in play.step.map("kids", workflow=play.world.child, items=plans, timeout=100, concurrency=3):
+        play.saw(await play.act(f"use-{outcome.index}", 0.7))
+
+
+@body
+async def step_map_of_what_steps_give(play: Play) -> None:
+    async def plans() -> AsyncIterator[ChildPlan]:
+        for page in range(3):
+            await play.act(f"page-{page}", 0.4)
+            for number in range(2):
+                yield ChildPlan([0.3 + (page + number) % 2])
+
+    async for outcome in play.step.map("kids", workflow=play.world.child, items=plans(), timeout=100, concurrency=3):
+        play.saw(outcome.index)
+
+
+@body
+async def step_map_that_raises(play: Play) -> None:
+    plans = [ChildPlan([1.0 + number], fails=number == 1) for number in range(5)]
+    try:
+        async for outcome in play.step.map("kids", workflow=play.world.child, items=plans, timeout=100, concurrency=4):
+            play.saw(outcome.index)
+    except WorkflowFailedError as error:
+        play.saw(error.__notes__[-1])
+    play.saw(await play.act("after", 2.0))
+
+
+@body
+async def step_map_left_early(play: Play) -> None:
+    plans = [ChildPlan([1.0 + number * 4 % 9 / 3.3]) for number in range(9)]
+    async for outcome in play.step.map("kids", workflow=play.world.child, items=plans, timeout=100, concurrency=4):
+        play.saw(outcome.index)
+        if outcome.index == 4:
+            break
+    play.saw(await play.act("after", 0.2))
+    try:
+        async with asyncio.timeout(2.5):
+            async for outcome in play.step.map("kids", workflow=play.world.child, items=plans, timeout=100):
+                play.saw(outcome.index)
+    except TimeoutError:
+        play.saw("timed out")
+
+
+@body
+async def step_map_whose_children_time_out(play: Play) -> None:
+    plans = [ChildPlan([1.0 + 3 * (number % 2)]) for number in range(6)]
+    ends = play.step.map("kids", workflow=play.world.child, items=plans, timeout=2.3, concurrency=2, on_error="collect")
+    async for outcome in ends:
+        play.saw((outcome.index, outcome.is_timed_out))
+    await asyncio.sleep(10)
+
+
+@body
+async def two_maps_at_once(play: Play) -> None:
+    async def one(name: str, pace: float) -> None:
+        plans = [ChildPlan([pace]) for _ in range(4)]
+        async for outcome in play.step.map("kids", workflow=play.world.child, items=plans, timeout=100, concurrency=2):
+            play.saw((name, outcome.index))
+            await asyncio.sleep(0.1)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one("a", 0.7))
+        group.create_task(one("b", 0.4))
+
+
+@body
+async def step_first_and_quorum(play: Play) -> None:
+    plans = [ChildPlan([3.0]), ChildPlan([1.0], fails=True), ChildPlan([2.0]), ChildPlan([0.5])]
+    won = await play.step.first("fastest", workflow=play.world.child, items=plans[:3], timeout=100)
+    play.saw((won.index, won.body))
+    most = await play.step.quorum("two", workflow=play.world.child, items=plans, needed=2, timeout=100)
+    play.saw([outcome.index for outcome in most])
+    try:
+        await play.step.quorum("four", workflow=play.world.child, items=plans, needed=4, timeout=100)
+    except QuorumError as error:
+        play.saw(len(error.outcomes))

@@ -24,19 +24,19 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "workflow", "registry",
     ),
     "records": ("records", "messages", "waits"),
-    "core": ("loading", "run_state", "loop_handles", "loop_tasks", "run_loop", "set_order"),
+    "core": ("loading", "map_state", "run_state", "loop_handles", "loop_tasks", "run_loop", "set_order"),
     "durability": (
         "mailbox", "stores", "stores.base", "stores.batch", "stores.schema", "stores.run_queries", "stores.lock",
         "stores.files", "stores.sqlite_connection", "stores.sqlite_errors", "stores.sqlite_files", "stores.sqlite_reading",
         "stores.sqlite_writing", "stores.sqlite_reader", "stores.sqlite_view",
         "stores.sqlite", "stores.memory", "journal",
     ),
-    "what authors see": ("step_specs", "step", "context", "define"),
+    "what authors see": ("step_specs", "fan_out", "step", "context", "define"),
     "actors": ("threads", "timers", "run_queue", "run", "live_tree", "step_task", "run_actor", "admission", "claims",
         "in_flight", "features",
     ),
     "engine": (
-        "kernel", "finishing", "invoking", "cancellation", "ending", "engine", "loader", "recovery", "service",
+        "kernel", "finishing", "invoking", "cancellation", "ending", "paging", "engine", "loader", "recovery", "service",
     ),
     "dashboard": (
         "dashboard.asgi", "dashboard.guard", "dashboard.page", "dashboard.changes", "dashboard.shapes",

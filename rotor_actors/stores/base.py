@@ -8,7 +8,8 @@ from typing import Protocol
 
 import msgspec
 
-from rotor_actors.records import Entry, History, ItemRow, RunRow, RunStatus, StepRow
+from rotor_actors.ids import is_map_child
+from rotor_actors.records import ChildRow, Entry, History, ItemRow, RunRow, RunStatus, StepRow
 
 
 class LiveRun(msgspec.Struct):
@@ -51,6 +52,24 @@ class ItemQuery(msgspec.Struct, frozen=True):
     after: tuple[int, str] | None = None
 
 
+class EndsQuery(msgspec.Struct, frozen=True):
+    """A page of the ends of a run's map children, in the order in which they were recorded.
+
+    Attributes:
+        n: the parent.
+        after: entry number and run number of the last row of the page before.
+        upto_seq: the newest entry that is wanted.
+        prefix: the key of one map; empty for all maps of the run.
+        limit: how many rows at most.
+    """
+
+    n: int
+    after: tuple[int, int]
+    upto_seq: int
+    prefix: bytes = b""
+    limit: int = 500
+
+
 class StoreReader(Protocol):
     """What can be asked of a store, by its owner and by whoever only looks."""
 
@@ -63,7 +82,12 @@ class StoreReader(Protocol):
         ...
 
     def histories(self, ns: list[int]) -> dict[int, History]:
-        """Journal rows and children of each of the runs."""
+        """Journal rows and children of each of the runs; of a map's children only those that have not ended."""
+        ...
+
+    def child_ends(self, query: EndsQuery) -> list[StepRow | ChildRow]:
+        """The ends of map children that the query chooses: child rows by `end_seq` and number, and the journal rows
+        of those that were timed out on by `seq`, both in one order."""
         ...
 
     def parents_of(self, ns: list[int]) -> dict[int, int | None]:
@@ -141,3 +165,21 @@ class Store(StoreReader, Protocol):
 def newest_seq(steps: Iterable[StepRow], end_seqs: Iterable[int | None]) -> int:
     """The newest entry that a run can have seen."""
     return max((*(step.seq for step in steps), *(seq or 0 for seq in end_seqs)), default=0)
+
+
+def place_of(row: StepRow | ChildRow) -> tuple[int, int]:
+    """Where a row stands among the ends of a run's children: entry number, then run number."""
+    if isinstance(row, StepRow):
+        return (row.seq, 0)
+    return (row.end_seq or 0, row.n)
+
+
+def merged_ends(query: EndsQuery, steps: Iterable[StepRow], children: Iterable[ChildRow]) -> list[StepRow | ChildRow]:
+    """One page of two sorted halves, of which each holds as many rows as the page may."""
+    rows: list[StepRow | ChildRow] = [*steps, *children]
+    return sorted(rows, key=place_of)[: query.limit]
+
+
+def is_wanted(query: EndsQuery, key: bytes, place: tuple[int, int]) -> bool:
+    """Does the query choose a row of this key that stands in this place?"""
+    return is_map_child(key) and key.startswith(query.prefix) and query.after < place and place[0] <= query.upto_seq

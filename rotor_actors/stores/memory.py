@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from rotor_actors.errors import StoreError
+from rotor_actors.ids import is_map_child
 from rotor_actors.records import (
     ChildRow,
     Entry,
@@ -30,7 +31,16 @@ from rotor_actors.records import (
     StepRow,
     flatten,
 )
-from rotor_actors.stores.base import ItemQuery, LiveRun, RunQuery, newest_seq
+from rotor_actors.stores.base import (
+    EndsQuery,
+    ItemQuery,
+    LiveRun,
+    RunQuery,
+    is_wanted,
+    merged_ends,
+    newest_seq,
+    place_of,
+)
 
 
 class MemoryStore:
@@ -141,7 +151,17 @@ class MemoryStore:
         ]
 
     def histories(self, ns: list[int]) -> dict[int, History]:
-        return {n: History(self.steps(n), [_child(child) for child in self._children_of(n)]) for n in ns}
+        return {n: self._history(n) for n in ns}
+
+    def _history(self, n: int) -> History:
+        steps = [step for step in self.steps(n) if not is_map_child(step.key)]
+        children = [_child(run) for run in self._children_of(n) if run.ended_at is None or not _is_of_map(run)]
+        return History(steps, children)
+
+    def child_ends(self, query: EndsQuery) -> list[StepRow | ChildRow]:
+        steps = (step for step in self.steps(query.n) if is_wanted(query, step.key, place_of(step)))
+        ended = (_child(run) for run in self._children_of(query.n) if run.end_seq is not None and _is_of_map(run))
+        return merged_ends(query, steps, (child for child in ended if is_wanted(query, child.key, place_of(child))))
 
     def _children_of(self, n: int) -> list[RunRow]:
         return [self._runs[child] for child in self._children.get(n, ())]
@@ -193,6 +213,10 @@ def _child(run: RunRow) -> ChildRow:
         run.n, run.parent_n, run.run_id, run.workflow_id, run.parent_key, run.generation, run.status, run.flags,
         run.ended_at, run.end_seq, run.result, run.error,
     )  # fmt: skip
+
+
+def _is_of_map(run: RunRow) -> bool:
+    return run.parent_key is not None and is_map_child(run.parent_key)
 
 
 def _matches(run: RunRow, query: RunQuery) -> bool:

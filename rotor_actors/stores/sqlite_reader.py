@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rotor_actors.errors import StoreError
-from rotor_actors.records import History, ItemRow, RunRow, RunStatus, StepRow
+from rotor_actors.ids import KEY_BYTES
+from rotor_actors.records import ChildRow, History, ItemRow, RunRow, RunStatus, StepRow
 from rotor_actors.stores import schema
-from rotor_actors.stores.base import ItemQuery, LiveRun, RunQuery
+from rotor_actors.stores.base import EndsQuery, ItemQuery, LiveRun, RunQuery, merged_ends
 from rotor_actors.stores.run_queries import Chosen, chosen_by
 from rotor_actors.stores.sqlite_connection import Connection
 from rotor_actors.stores.sqlite_errors import translated
-from rotor_actors.stores.sqlite_reading import ROWS_PER_PAGE, Decoder, Pages
+from rotor_actors.stores.sqlite_reading import ROWS_PER_PAGE, Bindings, Decoder, Pages
 
 _NEWEST_SEQ = """max(
     coalesce((SELECT max(seq) FROM steps WHERE steps.n = runs.n), 0),
@@ -27,6 +28,17 @@ _LIVE_RUNS = Pages("runs", schema.RUN_COLUMNS, ("n",), (_NEWEST_SEQ,))
 _CHILDREN = Pages("runs", schema.CHILD_COLUMNS, ("n",))
 _STEPS = Pages("steps", schema.STEP_COLUMNS, ("n", "seq"))
 _ITEMS = Pages("items", schema.ITEM_COLUMNS, ("space", "item_key"))
+
+_NOT_OF_A_MAP = f"length(key) <= {KEY_BYTES}"
+_NOT_ENDED_IN_A_MAP = f"(length(parent_key) <= {KEY_BYTES} OR ended_at IS NULL)"
+_TIMED_OUT_IN_A_MAP = (
+    f"n = :n AND seq >= :seq AND (seq, 0) > (:seq, :run) AND seq <= :upto AND length(key) > {KEY_BYTES} "
+    "AND substr(key, 1, length(:prefix)) = :prefix ORDER BY seq"
+)
+_ENDED_IN_A_MAP = (
+    "parent_n = :n AND end_seq >= :seq AND (end_seq, n) > (:seq, :run) AND end_seq <= :upto "
+    f"AND length(parent_key) > {KEY_BYTES} AND substr(parent_key, 1, length(:prefix)) = :prefix ORDER BY end_seq, n"
+)
 
 _LARGEST = 2**62
 _N, _CREATED_AT = schema.RUN_COLUMNS.index("n"), schema.RUN_COLUMNS.index("created_at")
@@ -68,11 +80,21 @@ class SQLiteReader:
     def histories(self, ns: list[int]) -> dict[int, History]:
         found = {n: History([], []) for n in ns}
         with self._snapshot() as reader:
-            for step in map(self._decoder.step, _STEPS.of_groups(reader, "n", ns, "seq")):
+            for step in map(self._decoder.step, _STEPS.of_groups(reader, "n", ns, "seq", _NOT_OF_A_MAP)):
                 found[step.n].steps.append(step)
-            for child in map(self._decoder.child, _CHILDREN.of_groups(reader, "parent_n", ns, "n")):
+            children = _CHILDREN.of_groups(reader, "parent_n", ns, "n", _NOT_ENDED_IN_A_MAP)
+            for child in map(self._decoder.child, children):
                 found[child.parent_n].children.append(child)
         return found
+
+    def child_ends(self, query: EndsQuery) -> list[StepRow | ChildRow]:
+        bindings: Bindings = {
+            "n": query.n, "seq": query.after[0], "run": query.after[1], "upto": query.upto_seq, "prefix": query.prefix,
+        }  # fmt: skip
+        with self._snapshot() as reader:
+            steps = _STEPS.page(reader, _TIMED_OUT_IN_A_MAP, bindings, query.limit)
+            children = _CHILDREN.page(reader, _ENDED_IN_A_MAP, bindings, query.limit)
+            return merged_ends(query, map(self._decoder.step, steps), map(self._decoder.child, children))
 
     def parents_of(self, ns: list[int]) -> dict[int, int | None]:
         sql = "SELECT n, parent_n FROM runs WHERE n IN (SELECT value FROM json_each(?))"

@@ -72,11 +72,16 @@ class Pages:
                 return
             after, left = rows[-1][position], left - size
 
-    def of_groups(self, connection: Connection, group: str, ns: Iterable[int], column: str) -> Iterator[list[Any]]:
-        """All rows whose column `group` is among `ns`, by that and then by `column`; a group may be of any size."""
+    def of_groups(
+        self, connection: Connection, group: str, ns: Iterable[int], column: str, only: str = "true"
+    ) -> Iterator[list[Any]]:
+        """All rows whose column `group` is among `ns`, by that and then by `column`; a group may be of any size.
+
+        `only` chooses further among them.
+        """
         wanted = sorted(ns)
-        several = f"{group} IN (SELECT value FROM json_each(:ns)) ORDER BY {group}, {column}"
-        rest_of_one = f"{group} = :n AND {column} > :after ORDER BY {column}"
+        several = f"{group} IN (SELECT value FROM json_each(:ns)) AND {only} ORDER BY {group}, {column}"
+        rest_of_one = f"{group} = :n AND {column} > :after AND {only} ORDER BY {column}"
         while wanted:
             rows = self.page(connection, several, {"ns": json.dumps(wanted)}, ROWS_PER_PAGE)
             yield from rows

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from rotor_actors.errors import StoreError
+from rotor_actors.ids import KEY_BYTES, map_child_key
 from rotor_actors.records import (
     ChildRow,
     Entry,
@@ -38,7 +39,7 @@ from rotor_actors.records import (
     StepRow,
     Together,
 )
-from rotor_actors.stores.base import ItemQuery, RunQuery, Store
+from rotor_actors.stores.base import EndsQuery, ItemQuery, RunQuery, Store, place_of
 
 MakeStore: TypeAlias = Callable[[], Store]
 
@@ -393,6 +394,41 @@ class StoreConformance:
         assert [live.row.n for live in store.live_runs()] == list(range(1, 12_003))
 
     # Listing
+
+    def test_a_history_is_without_the_ends_of_map_children(self, store: Store) -> None:
+        parent = a_run(1)
+        keys = [map_child_key(bytes(KEY_BYTES), index) for index in range(3)]
+        ended = a_child(2, parent, parent_key=keys[0], status=RunStatus.COMPLETED, ended_at=1.0, end_seq=9)
+        live, plain = a_child(3, parent, parent_key=keys[1]), a_child(4, parent, ended_at=1.0, end_seq=8)
+        steps = [a_step(1, 5, key=bytes(KEY_BYTES)), a_step(1, 6, key=keys[2])]
+        store.commit([*map(RunCreated, [parent, ended, live, plain]), *map(StepRecorded, steps)])
+        history = store.histories([1])[1]
+        assert ([child.n for child in history.children], [step.seq for step in history.steps]) == ([3, 4], [5])
+
+    def test_ends_of_map_children_come_in_pages_in_the_order_of_their_entries(self, store: Store) -> None:
+        parent, ends = a_run(1), {2: 30, 3: 10, 4: 20, 5: 20, 6: 50, 7: None}
+        one, other = bytes(KEY_BYTES), b"o" * KEY_BYTES
+        children = [
+            a_child(n, parent, parent_key=map_child_key(one, n), ended_at=1.0 if seq else None, end_seq=seq)
+            for n, seq in ends.items()
+        ]
+        stranger = a_child(8, parent, parent_key=map_child_key(other, 0), ended_at=1.0, end_seq=15)
+        plain = a_child(9, parent, ended_at=1.0, end_seq=16)
+        late = a_step(1, 25, key=map_child_key(one, 70), kind=Kind.INVOKE)
+        store.commit([*map(RunCreated, [parent, *children, stranger, plain]), StepRecorded(late)])
+
+        def places(prefix: bytes, upto_seq: int = 40, limit: int = 2) -> list[tuple[int, int]]:
+            found: list[tuple[int, int]] = []
+            while True:
+                after = found[-1] if found else (0, 0)
+                page = [place_of(row) for row in store.child_ends(EndsQuery(1, after, upto_seq, prefix, limit))]
+                found += page
+                if len(page) < limit:
+                    return found
+
+        assert places(one) == [(10, 3), (20, 4), (20, 5), (25, 0), (30, 2)]
+        assert places(b"") == [(10, 3), (15, 8), (20, 4), (20, 5), (25, 0), (30, 2)]
+        assert places(one, limit=100, upto_seq=20) == [(10, 3), (20, 4), (20, 5)]
 
     def test_runs_are_listed_newest_first_and_chosen_by_every_field(self, store: Store) -> None:
         tops = [a_run(1), a_run(2, workflow_id="other")]

@@ -1,6 +1,7 @@
 """What the types say without a single annotation at the call: checked by mypy and pyright, never executed."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import assert_type
 
@@ -137,6 +138,28 @@ async def itself(ctx: Context, depth: int) -> int:
     below = await ctx.step.invoke("below", workflow=itself, data=depth - 1, timeout="1h")
     assert_type(below, Invocation[int])
     return below.result + 1
+
+
+@workflow(id="maps")
+async def maps(ctx: Context, contacts: list[Contact]) -> list[str]:
+    """The outcomes of a map have the type of the target's result."""
+
+    async def pages() -> AsyncIterator[Contact]:
+        for contact in contacts:
+            yield contact
+
+    async for outcome in ctx.step.map("each", workflow=enrich, items=contacts, timeout="1h"):
+        assert_type(outcome, InvokeOutcome[Company])
+    async for paged in ctx.step.map(
+        "pages", workflow=enrich, items=pages(), timeout="1h", concurrency=5, on_error="collect"
+    ):
+        assert_type(paged.body, Company | None)
+        assert_type(paged.index, int | None)
+    won = await ctx.step.first("first", workflow=enrich, items=contacts, timeout="1m")
+    assert_type(won, InvokeOutcome[Company])
+    assert_type(await ctx.step.quorum("two", workflow=tick, items=[None, None, None], needed=2, timeout="1m"),
+                list[InvokeOutcome[int]])  # fmt: skip
+    return []
 
 
 async def from_outside(runtime: Runtime) -> None:
