@@ -68,7 +68,7 @@ def main(counts: list[int]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name in ("live", "recovered"):
                 command = [sys.executable, __file__, name, str(Path(folder) / "map.db"), str(count)]
-                found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
                 rate = count / found["seconds"]
                 print(f"{count:>9} {name:<10} {found['seconds']:8.2f} s {rate:9.0f}/s  peak {found['peak_mib']} MiB")
 

@@ -52,6 +52,8 @@ from rotor_actors.workflow import Workflow
 # Fresh runs whose past is not durable yet begin only while fewer effects than this wait for the disk: their first step
 # would have to wait, too, and half-done runs are what the cyclic collector has to visit again and again.
 MOST_EFFECTS_WAITING = 128
+# Nor while the disk is so far behind: runs without any effect wait for nothing, and would outrun it without end.
+MOST_ENTRIES_WAITING = 20_000
 # For how many slices a busy runtime gathers entries before it commits what is less than enough.
 SLICES_PER_COMMIT = 2
 _MOST_DURATIONS = 1_000
@@ -210,7 +212,10 @@ class Kernel(ABC):
 
     def _may_begin(self, run: Fresh) -> bool:
         journal = self.journal
-        return run.seen_seq <= journal.durable_seq or journal.effects_waiting < MOST_EFFECTS_WAITING
+        if run.seen_seq <= journal.durable_seq:
+            return True
+        entries_waiting = journal.last_seq - journal.durable_seq
+        return journal.effects_waiting < MOST_EFFECTS_WAITING and entries_waiting < MOST_ENTRIES_WAITING
 
     def _slice_ended(self, is_busy: bool) -> None:
         """Have the journal commit. While there is more to do it gathers a little first: a commit has its price."""
