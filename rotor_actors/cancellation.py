@@ -73,7 +73,7 @@ class Cancellation:
         self._to_interrupt: list[Run] = []
         self._unfinished: set[Run] = set()
         self._steps: set[StepTask] = set()
-        self._below: set[Canceller] = set()
+        self._below: dict[Canceller, None] = {}
         self._began_at = 0.0
         self._deadline = 0.0
         self._reminders: list[float] = []
@@ -136,9 +136,9 @@ class Cancellation:
 
     def _join_those_below(self) -> None:
         """Children withdrawn before, or left by a run that ended, may still clean up: we are not done before they are."""
-        self._kernel.cancellations.add(self)
+        self._kernel.cancellations[self] = None
         for run in self._runs:
-            self._below.update(other for other in run.cleaning or () if not other.done.done())
+            self._below.update((other, None) for other in run.cleaning or () if not other.done.done())
         for other in self._below:
             other.done.add_done_callback(partial(self._is_done_below, other))
         parent = self._tops[0].parent
@@ -146,7 +146,7 @@ class Cancellation:
             parent.add_cleaning([self])
 
     def _is_done_below(self, other: Canceller, _: object) -> None:
-        self._below.discard(other)
+        self._below.pop(other, None)
         self.report.cleanup_errors.extend(other.report.cleanup_errors)
         self.report.stuck.extend(other.report.stuck)
         self._check_done()
@@ -227,10 +227,10 @@ class Cancellation:
             self._abandon()
 
     def _remind(self) -> None:
-        for run in self._unfinished:
+        for run in sorted(self._unfinished, key=lambda run: run.row.n):
             if isinstance(run.actor, RunActor):
                 run.actor.interrupt_again()
-        for step in self._steps:
+        for step in sorted(self._steps, key=_place):
             if step.task is not None:
                 step.task.cancel()
 
@@ -244,7 +244,7 @@ class Cancellation:
                 actor.abandon()
                 self._kernel.stuck.append(actor)
             self._finished(run)
-        for step in sorted(self._steps, key=lambda step: step.run.row.n):
+        for step in sorted(self._steps, key=_place):
             task = step.task
             if task is not None and not step.is_in_thread:
                 chain = " > ".join(await_chain(task))
@@ -270,6 +270,11 @@ class Cancellation:
         if self._to_interrupt or self._unfinished or self._steps or self._below or self.done.done():
             return
         self._kernel.timers.discard(self)
-        self._kernel.cancellations.discard(self)
+        self._kernel.cancellations.pop(self, None)
         self.report.seconds = self._kernel.now() - self._began_at
         self.done.set_result(self.report)
+
+
+def _place(step: StepTask) -> tuple[int, bytes]:
+    """An order of steps that is the same in every process."""
+    return step.run.row.n, step.pending.key

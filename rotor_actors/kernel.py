@@ -27,7 +27,7 @@ from rotor_actors.ids import Ids
 from rotor_actors.in_flight import StepsInFlight
 from rotor_actors.journal import Journal
 from rotor_actors.live_tree import LiveTree
-from rotor_actors.messages import AttemptDue, StepEnded
+from rotor_actors.messages import AttemptDue, Pending, StepEnded
 from rotor_actors.payload import Codecs
 from rotor_actors.records import (
     Entry,
@@ -108,10 +108,12 @@ class Kernel(ABC):
         self.steps = StepsInFlight()
         self.claims = Claims()
         # Those under way: whoever waits for one gets its report also when the runtime closes before it is done.
-        self.cancellations: set[Canceller] = set()
+        self.cancellations: dict[Canceller, None] = {}  # in the order in which they began
         # What was abandoned is kept from being collected: it may still run.
         self.stuck: list[object] = []
         self.on_progress: Callable[[Run], None] = lambda run: None
+        # Told of each execution of a step's body, just before it begins: the world may see it from here on.
+        self.on_effect: Callable[[Run, Pending, int], None] = lambda run, pending, execution: None
         self._slices_gathered = 0
         self._last_now = 0.0
         self._durations: dict[str, float] = {}

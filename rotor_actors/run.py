@@ -90,7 +90,7 @@ class Run:
         self.waiters: list[asyncio.Future[RunRow]] | None = None
         self.cancellation: Canceller | None = None
         # Cancellers of its children (withdrawn, or left by a child that ended) that are still under way.
-        self.cleaning: set[Canceller] | None = None
+        self.cleaning: dict[Canceller, None] | None = None
         # Cancelled, though it may still be cleaning up: nothing it does is recorded any more, no child is admitted.
         self.is_doomed = False
         self.is_queued = False
@@ -115,15 +115,15 @@ class Run:
     def add_cleaning(self, cancellations: Iterable[Canceller]) -> None:
         """These are under way below; cancelling this run waits for them."""
         if self.cleaning is None:
-            self.cleaning = set()
+            self.cleaning = {}
         for cancellation in cancellations:
             if not cancellation.done.done():
-                self.cleaning.add(cancellation)
+                self.cleaning[cancellation] = None
                 cancellation.done.add_done_callback(partial(self._is_clean, cancellation))
 
     def _is_clean(self, gone: Canceller, _: object) -> None:
         if self.cleaning is not None:
-            self.cleaning.discard(gone)
+            self.cleaning.pop(gone, None)
 
     # The mailbox
 

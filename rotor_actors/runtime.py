@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from rotor_actors.clock import Clock, SystemClock
@@ -39,6 +40,8 @@ class Runtime(Serving):
         max_recoveries: how often in a row a run may be recovered without recording anything, before it is set aside
             as failed: it seems to end the process each time.
         clock, ids, rng: time, new run ids and chance, for tests.
+        executor: makes, by name, what the store's blocking calls are made in; one for writing, one for reading. None:
+            a thread each.
 
     Raises (on entering):
         StoreLockedError, StoreVersionError, StoreCorruptedError, StoreError: the store cannot be used, and why.
@@ -73,6 +76,7 @@ class Runtime(Serving):
         clock: Clock | None = None,
         ids: Ids | None = None,
         rng: random.Random | None = None,
+        executor: Callable[[str], Executor] | None = None,
     ) -> None:
         super().__init__()
         self._options = Options(
@@ -86,13 +90,14 @@ class Runtime(Serving):
         )
         chance = rng or random.Random()
         chosen = _chosen_store(store)
+        make = executor or partial(_executor, chosen)
         self._ports = Ports(
             clock=clock or SystemClock(),
             ids=ids or RandomIds(chance),
             rng=chance,
             store=chosen,
-            writer=_executor(chosen, "rotor-writer"),
-            reader=_executor(chosen, "rotor-reader"),
+            writer=make("rotor-writer"),
+            reader=make("rotor-reader"),
         )
         self._workflows = tuple(workflows)
 

@@ -20,8 +20,6 @@ from asyncio import events
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rotor_actors.run_loop import RunLoop
-
 
 class OrderedSet:
     """As much of a set as anyio's cancel scopes use, in order of insertion."""
@@ -64,8 +62,13 @@ def install() -> None:
         CancelScope.__init__ = _with_ordered_children(CancelScope.__init__)  # type: ignore[method-assign]
 
 
+def _is_ordered(loop: object) -> bool:
+    """A loop that numbers what it makes: a `RunLoop`, and the simulator's."""
+    return hasattr(loop, "next_number")
+
+
 def _set_in_order(*items: Iterable[Any]) -> Any:
-    if items and isinstance(events._get_running_loop(), RunLoop):
+    if items and _is_ordered(events._get_running_loop()):
         return dict.fromkeys(items[0])
     return builtins.set[Any](*items)
 
@@ -73,8 +76,8 @@ def _set_in_order(*items: Iterable[Any]) -> Any:
 def _with_number(init: Any) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
-        loop = events._get_running_loop()
-        if isinstance(loop, RunLoop):
+        loop: Any = events._get_running_loop()
+        if _is_ordered(loop):
             self.number = loop.next_number()
 
     return __init__
@@ -88,7 +91,7 @@ def _hash_by_number(self: Any) -> int:
 def _with_ordered_children(init: Any) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
-        if isinstance(events._get_running_loop(), RunLoop):
+        if _is_ordered(events._get_running_loop()):
             self._child_scopes = OrderedSet()
 
     __init__.__wrapped__ = init  # type: ignore[attr-defined]

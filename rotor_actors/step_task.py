@@ -30,6 +30,8 @@ class StepHost(Protocol):
 
     def chance(self) -> float: ...
 
+    on_effect: Callable[[Run, Pending, int], None]
+
     def start_when_durable(self, run: Run, step: StepTask) -> None: ...
 
     def encode_error(self, error: BaseException) -> bytes: ...
@@ -93,6 +95,7 @@ class StepTask:
         self.retry_at = None
         if self.began_at is None:
             self.began_at = self._host.now()
+        self._host.on_effect(self.run, self.pending, self.attempts)
         context = None if self.run.context is None else self.run.context.copy()
         task = asyncio.get_running_loop().create_task(self._execute(), context=context)
         task.add_done_callback(self._ended)
