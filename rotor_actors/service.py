@@ -36,9 +36,7 @@ class Service:
         self._options = options
         self._engine: Engine | None = None
         self._recovery: Recovery | None = None
-        self._supervisor = Supervisor(
-            name="rotor_actors", max_restarts=3, max_seconds=5.0, clock=ports.clock.monotonic
-        )
+        self._supervisor = Supervisor(name="rotor_actors", max_restarts=3, max_seconds=5.0, clock=ports.clock.monotonic)
         self._waiters: set[asyncio.Future[RunRow]] = set()
         self._is_accepting = False
         self._failure: StoreError | None = None

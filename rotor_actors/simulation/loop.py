@@ -81,6 +81,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
         steps: how many callbacks were run.
         busy: callbacks that kept the loop for long, with their real seconds.
         unhandled: contexts of exceptions that nobody handled.
+        abort: raised by the loop once it is set.
+        before_step: called before each callback.
     """
 
     def __init__(self, tapes: Tapes, *, policy: Policy | None = None, most_steps: int = MOST_STEPS) -> None:
@@ -101,6 +103,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self._prune_at = 256
         self.busy: list[tuple[str, float]] = []
         self.unhandled: list[dict[str, Any]] = []
+        self.abort: BaseException | None = None
         self.before_step: Callable[[], None] | None = None
         self.who_waits: Callable[[], str] = lambda: ""
         self.set_exception_handler(lambda _, context: self.unhandled.append(context))
@@ -129,6 +132,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
         took = _real_time() - began
         if took > BUSY_SECONDS:
             self.busy.append((repr(handle), took))
+        if self.abort is not None:
+            raise self.abort
 
     def _ring(self) -> None:
         """Make ready what is due, or due next; those due at the same moment in any order."""
@@ -250,8 +255,38 @@ class SimulationLoop(asyncio.BaseEventLoop):
     ) -> asyncio.Future[T]:
         """Make the call inline, after a while: a universe has one thread."""
         future: asyncio.Future[T] = self.create_future()
-        self.call_later(self._latency.between(0.0, SLOWEST_CALL), _call, future, func, args)
+        self.call_later(self._delay(), self._call, future, func, args)
         return future
+
+    def _delay(self) -> float:
+        return self._latency.between(0.0, SLOWEST_CALL)
+
+    def _call(self, future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if future.done():
+            return  # cancelled before a thread was free
+        result: object = None
+        error: BaseException | None = None
+        try:
+            result = func(*args)
+        except StopIteration as raised:
+            error = RuntimeError(f"the call raised StopIteration({raised})")
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as raised:
+            error = raised
+        self.call_later(self._delay(), _answer, future, result, error)
+
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        life = LIFE.get()
+        if life is None or not life.is_dead:
+            super()._asyncgen_finalizer_hook(agen)  # type: ignore[misc]  # pyright: ignore
+            return
+        closing = agen.aclose()  # nothing of a dead process is run: what it can do without awaiting is done here
+        try:
+            closing.send(None)
+        except BaseException:
+            pass
+        closing.close()
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None: ...
 
@@ -260,19 +295,13 @@ class SimulationLoop(asyncio.BaseEventLoop):
     def _process_events(self, event_list: object) -> None: ...
 
 
-def _call(future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _answer(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
     if future.done():
         return
-    try:
-        result = func(*args)
-    except StopIteration as error:
-        future.set_exception(RuntimeError(f"the call raised StopIteration({error})"))
-    except (SystemExit, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        future.set_exception(error)
-    else:
+    if error is None:
         future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 def _context(handle: asyncio.Handle) -> contextvars.Context:

@@ -41,20 +41,15 @@ class Tape:
 
     def choose(self, n: int) -> int:
         """A number from 0 to n - 1."""
-        if self._replay is None:
-            choice = int(self._rng.random() * n)
-        else:
-            choice = min(next(self._replay, 0), n - 1)
+        choice = int(self._rng.random() * n) if self._replay is None else min(next(self._replay, 0), n - 1)
         self.choices.append(choice)
         return choice
 
     def chance(self, probability: float) -> bool:
         """True so often; a zero is False."""
-        if self._replay is None:
-            choice = int(self._rng.random() < probability)
-        else:
-            choice = next(self._replay, 0) if probability else 0
-        self.choices.append(choice)
+        replay = self._replay
+        choice = self._rng.random() < probability if replay is None else probability > 0 and next(replay, 0)
+        self.choices.append(int(choice))
         return bool(choice)
 
     def between(self, low: float, high: float) -> float:

@@ -1,0 +1,140 @@
+"""The report of a universe that failed: which one, what broke, the schedule, the timeline, how to see it again."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import apsw
+
+from rotor_actors.records import Entry, RunChanged, RunCreated, RunsCancelled, StepRecorded, Together
+from rotor_actors.simulation import trace as t
+from rotor_actors.simulation.errors import InvariantError
+from rotor_actors.simulation.running import Outcome
+from rotor_actors.simulation.schedule import VARIABLE, Schedule, count
+
+_MOST_LINES = 60
+_MOST_CHOICES = 24
+
+
+def report(
+    name: str, outcome: Outcome, first: Outcome, *, number: int, of: str, shrinking_runs: int, command: str
+) -> str:
+    """Everything about a failure, as text."""
+    failure = outcome.failure
+    schedule = Schedule(outcome.seed, outcome.point, outcome.choices)
+    broken = failure.invariant if isinstance(failure, InvariantError) else type(failure).__name__
+    lines = [
+        f"{name} failed in universe {number} of {of}",
+        f"seed:     {outcome.seed}" + ("" if outcome.point is None else f", crash {outcome.point}"),
+        f"versions: {versions()}",
+        f"broken:   {broken}: {failure}",
+        f"schedule: {count(first.choices)} choices, shrunk to {count(outcome.choices)} in {shrinking_runs} runs"
+        f"{_choices(outcome.choices)}",
+        f"faults:   {', '.join(f'{kind} {times}' for kind, times in outcome.fired.items()) or 'none'}",
+        "timeline:",
+        *timeline(outcome.trace),
+        "replay:",
+        f"  {VARIABLE}='{schedule}' {command}",
+    ]
+    return "\n".join(lines)
+
+
+def versions() -> str:
+    """Of all that a seed depends on."""
+    return (
+        f"rotor-actors {_version('rotor-actors')}, Python {platform.python_version()}, anyio {_version('anyio')}, "
+        f"SQLite {apsw.sqlitelibversion()}"
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "?"
+
+
+def command_of(test: Callable[..., Any]) -> str:
+    """The command that runs a test."""
+    running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    if not running:
+        file = inspect.getsourcefile(test) or "?"
+        running = f"{os.path.relpath(file)}::{test.__qualname__.replace('.', '::')}"
+    quoted = f"'{running}'" if "[" in running else running
+    return f"{'python' if 'python' in sys.executable else sys.executable} -m pytest {quoted}"
+
+
+def _choices(choices: dict[str, list[int]]) -> str:
+    drawn = [
+        f"{purpose}[{at}]={choice}" for purpose, tape in choices.items() for at, choice in enumerate(tape) if choice
+    ]
+    if not drawn:
+        return ""
+    more = f", … {len(drawn) - _MOST_CHOICES} more" if len(drawn) > _MOST_CHOICES else ""
+    return f": {', '.join(drawn[:_MOST_CHOICES])}{more}"
+
+
+# The timeline
+
+
+def timeline(trace: list[t.TraceEvent]) -> list[str]:
+    """The last events that mean something to a reader, one line each."""
+    names: dict[int, str] = {}
+    lines = [f"  {event.at:12.4f} s  {text}" for event in trace for text in _texts(event, names)]
+    left_out = len(lines) - _MOST_LINES
+    return [f"  … {left_out} earlier lines", *lines[left_out:]] if left_out > 0 else lines
+
+
+def _texts(event: t.TraceEvent, names: dict[int, str]) -> list[str]:
+    match event:
+        case t.Opened():
+            return [f"life {event.incarnation} opens the store"]
+        case t.Closed():
+            return [f"life {event.incarnation} closes the store"]
+        case t.Crashed():
+            return [f"life {event.incarnation} DIES: {event.place}"]
+        case t.Appended():
+            return _entry(event.entry, names)
+        case t.CommitFailed():
+            return [f"commit of {len(event.entries)} failed: {event.error}"]
+        case t.Committed():
+            return [f"committed {len(event.entries)} entries"]
+        case t.EffectBegun():
+            again = f" ({event.execution})" if event.execution > 1 else ""
+            return [f"{event.run_id[:8]} begins step {event.step_id!r}{again}"]
+        case t.Acknowledged():
+            return [f"runtime.{event.verb} {event.run_id[:8]} is answered: {event.outcome[:120]}"]
+        case t.Noted():
+            return [f"-- {event.text}"]
+        case _:
+            return []
+
+
+def _entry(entry: Entry, names: dict[int, str]) -> list[str]:
+    match entry:
+        case RunCreated():
+            run = entry.run
+            names[run.n] = run.run_id[:8]
+            above = f", child of {names.get(run.parent_n or 0, '?')}" if run.parent_n is not None else ""
+            return [f"{run.run_id[:8]} is created: {run.workflow_id!r}{above}"]
+        case RunChanged():
+            run = entry.run
+            names[run.n] = run.run_id[:8]
+            return [f"{run.run_id[:8]} is {run.status.value}, attempt {run.attempt}"]
+        case StepRecorded():
+            step = entry.step
+            who = names.get(step.n, f"run {step.n}")
+            what = f"step {step.step_id!r}" if step.step_id else step.kind.name.lower()
+            return [f"{who} records {what}: {step.status.name.lower() if step.status is not None else ''}"]
+        case RunsCancelled():
+            return [f"cancelled: {', '.join(names.get(n, f'run {n}') for n in entry.ns)}"]
+        case Together():
+            return [line for each in entry.entries for line in _entry(each, names)]
+        case _:
+            return []
