@@ -47,7 +47,15 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "live_waits", "views", "handle", "reading", "introspection", "access", "looking", "controlling", "waiting",
         "starting", "serving", "runtime", "runtime_view", "",
     ),
-    "simulation": ("simulation", "simulation.volume", "simulation.vfs", "simulation.disk"),
+    "simulation": (
+        "simulation.errors", "simulation.tape", "simulation.policies", "simulation.loop", "simulation.fence",
+        "simulation.inline_threads", "simulation.faults", "simulation.crashes", "simulation.trace",
+        "simulation.volume", "simulation.vfs", "simulation.disk", "simulation.disks", "simulation.ports",
+        "simulation.process", "simulation.waiting", "simulation.burial", "simulation.watched_store",
+        "simulation.stubs", "simulation.universe", "simulation.running", "simulation.client", "simulation.simulation",
+        "simulation.schedule", "simulation.shrinking", "simulation.reporting", "simulation.campaign",
+        "simulation.decorator", "simulation.everywhere", "simulation",
+    ),
 }  # fmt: skip
 
 

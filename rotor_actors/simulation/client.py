@@ -56,8 +56,8 @@ async def _call(universe: Universe, runtime: UniverseRuntime, verb: str, *args: 
         has_ended = await process.outcome_of(task)
         if has_ended and not await _is_to_be_made_again(universe, process, task):
             universe.record(_acknowledged(universe, process, verb, args, record, task))
-            result = task.result()
-            return RunHandle(runtime, result.run_id) if isinstance(result, RunHandle) else result
+            result: object = task.result()
+            return RunHandle[Any](runtime, task.result().run_id) if isinstance(result, RunHandle) else result
         if verb in _STARTING and record.run_ids and kwargs.get("run_id") is None:
             kwargs["run_id"] = record.run_ids[0]
     raise RuntimeStateError(f"runtime.{verb} was tried {_MOST_TRIES} times, and the store failed each time")

@@ -8,6 +8,7 @@ too slow for each universe, so that it is for the first one of a test.
 from __future__ import annotations
 
 import datetime
+import inspect
 import os
 import random
 import socket
@@ -66,7 +67,7 @@ def fenced(
     replaced = [(owner, name, getattr(owner, name)) for owner, name, _, _ in _FORBIDDEN]
     for (owner, name, what, instead), (_, _, real) in zip(_FORBIDDEN, replaced, strict=True):
         setattr(owner, name, _guarded(real, what, instead, thread, allowed))
-    os.urandom = lambda size: rng.randbytes(size) if threading.get_ident() == thread else urandom(size)  # type: ignore[assignment]
+    os.urandom = lambda size: rng.randbytes(size) if threading.get_ident() == thread else urandom(size)
     random.seed(seed)
     profile = sys.getprofile()
     arm = partial(sys.setprofile, _profile(allowed)) if is_thorough and profile is None else None
@@ -86,7 +87,7 @@ def _guarded(
     real: Callable[..., Any], what: str, instead: str, thread: int, allowed: tuple[str, ...]
 ) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() == thread and not _may(sys._getframe(1), allowed):
+        if threading.get_ident() == thread and not _calls(inspect.currentframe(), allowed):
             raise _error(what, instead)
         return real(*args, **kwargs)
 
@@ -105,6 +106,11 @@ def _profile(allowed: tuple[str, ...]) -> Callable[[FrameType, str, Any], None]:
             raise _error(*found)
 
     return profile
+
+
+def _calls(guard: FrameType | None, allowed: tuple[str, ...]) -> bool:
+    """Whether the caller of this frame may."""
+    return guard is None or guard.f_back is None or _may(guard.f_back, allowed)
 
 
 def _may(frame: FrameType, allowed: tuple[str, ...]) -> bool:

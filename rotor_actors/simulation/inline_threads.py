@@ -38,4 +38,4 @@ def inline_threads() -> Generator[None, None, None]:
     try:
         yield
     finally:
-        AsyncIOBackend.run_sync_in_worker_thread = real
+        AsyncIOBackend.run_sync_in_worker_thread = real  # type: ignore[method-assign]

@@ -16,7 +16,7 @@ import time
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from rotor_actors.simulation.errors import DeadlockError, LivelockError, RealWorldError
 from rotor_actors.simulation.policies import Policy, Sound
@@ -119,7 +119,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         if not self._queue:
             raise DeadlockError("nothing can happen any more, and the test has not ended" + self.who_waits())
         handle = self._queue.popleft() if self._takes_first else self._policy.take(self._queue)
-        if handle._cancelled:  # type: ignore[attr-defined]  # pyright: ignore
+        if handle._cancelled:  # pyright: ignore
             return
         self._now += STEP_SECONDS
         self.steps += 1
@@ -145,7 +145,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         together = [due[1]]
         while self._timers and self._timers[0][0] == when:
             _, _, handle = heapq.heappop(self._timers)
-            if not handle._cancelled:  # type: ignore[attr-defined]  # pyright: ignore
+            if not handle._cancelled:  # pyright: ignore
                 together.append(handle)
         while together:
             handle = together.pop(self._ties.choose(len(together)) if len(together) > 1 else 0)
@@ -155,7 +155,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
     def _pop(self) -> tuple[float, asyncio.TimerHandle] | None:
         while self._timers:
             when, _, handle = heapq.heappop(self._timers)
-            if not handle._cancelled:  # type: ignore[attr-defined]  # pyright: ignore
+            if not handle._cancelled:  # pyright: ignore
                 return when, handle
             self._timers_cancelled -= 1
         return None
@@ -163,7 +163,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         self._timers_cancelled += 1
         if self._timers_cancelled > _COMPACT_ABOVE and 2 * self._timers_cancelled > len(self._timers):
-            self._timers = [entry for entry in self._timers if not entry[2]._cancelled]  # type: ignore[attr-defined]  # pyright: ignore
+            self._timers = [entry for entry in self._timers if not entry[2]._cancelled]  # pyright: ignore
             heapq.heapify(self._timers)
             self._timers_cancelled = 0
 
@@ -305,8 +305,7 @@ def _answer(future: asyncio.Future[Any], result: object, error: BaseException | 
 
 
 def _context(handle: asyncio.Handle) -> contextvars.Context:
-    context: contextvars.Context = handle._context  # type: ignore[attr-defined]  # pyright: ignore
-    return context
+    return cast(contextvars.Context, handle._context)  # type: ignore[attr-defined]  # pyright: ignore
 
 
 def _refused(name: str) -> Callable[..., NoReturn]:
