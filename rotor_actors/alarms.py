@@ -25,6 +25,9 @@ class Alarms(Generic[K]):
         self._heap: list[tuple[float, int, K]] = []
         self._order = itertools.count()
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._due
+
     def __len__(self) -> int:
         return len(self._due)
 

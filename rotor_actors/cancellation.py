@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from rotor_actors.error_texts import bounded
+from rotor_actors.errors import ErrorInfo
 from rotor_actors.finishing import Finishing
 from rotor_actors.kernel import Kernel
 from rotor_actors.messages import Interrupt, StepEnded
@@ -17,6 +18,7 @@ from rotor_actors.records import (
     Entry,
     Outcome,
     OutcomeStatus,
+    RunChanged,
     RunCreated,
     RunFlag,
     RunsCancelled,
@@ -59,16 +61,20 @@ class Cancellation:
     Args:
         tops: the runs to cancel, none of them cancelled already.
         withdrawn: the one among them whose awaiting scope was cancelled: that is no outcome.
+        failure: what the one run to end has failed of, where that is no cancellation: it took too long, or spent too
+            much. What is below it is cancelled, save for children that outlive their parent.
     """
 
     def __init__(
-        self, kernel: Kernel, finishing: Finishing, tops: list[Run], reason: str, *, withdrawn: Run | None = None
-    ) -> None:
+        self, kernel: Kernel, finishing: Finishing, tops: list[Run], reason: str, *, withdrawn: Run | None = None,
+        failure: ErrorInfo | None = None,
+    ) -> None:  # fmt: skip
         self._kernel = kernel
         self._finishing = finishing
         self._tops = tops
         self._reason = bounded(reason)
         self._withdrawn = withdrawn
+        self._failure = failure
         self._runs: list[Run] = []
         self._to_interrupt: list[Run] = []
         self._unfinished: set[Run] = set()
@@ -89,21 +95,23 @@ class Cancellation:
         From here on they are doomed: they admit no child, record nothing, and answer to nobody.
         """
         kernel = self._kernel
-        self._runs = subtree(self._tops)
+        self._runs = subtree(self._tops) if self._failure is None else self._failing_tree()
         for each in self._runs:
             each.is_doomed = True
             each.cancellation = self
         at, seq = kernel.now(), kernel.journal.next_seq
         error = msgspec.msgpack.encode(self._reason) if self._reason else None
         withdrawn = None if self._withdrawn is None else self._withdrawn.row.n
-        fact = RunsCancelled([each.row.n for each in self._runs], at, error, withdrawn, seq)
-        handlers = self._handler_entries()
+        cancelled = self._runs if self._failure is None else self._runs[1:]
+        fact = RunsCancelled([each.row.n for each in cancelled], at, error, withdrawn, seq)
+        ends = [*self._end_by_failure(at, seq), *(entries or [])]
+        handlers = self._handler_entries(cancelled)
         also = [*handlers, *kernel.features.run_ends(self._runs)]
-        entry = Together([*(entries or []), fact, *also]) if entries or also else fact
+        entry = Together([*ends, fact, *also]) if ends or also else fact
         self.seq = kernel.journal.append(entry)
         if run is not None:
             run.seen_seq = self.seq
-        for each in self._runs:
+        for each in cancelled:
             self._mark(each, at, error)
         self._finishing.begin_handlers(list(handlers))
         for each in self._runs:
@@ -112,13 +120,31 @@ class Cancellation:
         self._tell_parents(at, error)
         self._begin_interrupting()
 
-    def _handler_entries(self) -> list[RunCreated]:
+    def _handler_entries(self, cancelled: list[Run]) -> list[RunCreated]:
         finishing = self._finishing
-        return [
+        handlers = [
             finishing.handler_entry(run, run.workflow.on_cancel, "on_cancel", None, self._reason)
-            for run in self._runs
+            for run in cancelled
             if run.workflow is not None and run.workflow.on_cancel is not None
         ]
+        if self._failure is not None:
+            run = self._tops[0]
+            if run.workflow is not None and run.workflow.on_failure is not None:
+                handlers.append(finishing.handler_entry(run, run.workflow.on_failure, "on_failure", self._failure, ""))
+        return handlers
+
+    def _failing_tree(self) -> list[Run]:
+        top = self._tops[0]
+        left = [child for child in top.each_child() if not child.row.flags & (RunFlag.RELEASED | RunFlag.ABANDON)]
+        return [top, *subtree([child for child in left if not child.is_doomed])]
+
+    def _end_by_failure(self, at: float, seq: int) -> list[Entry]:
+        if self._failure is None:
+            return []
+        top = self._tops[0]
+        top.row.status, top.row.error = RunStatus.FAILED, msgspec.msgpack.encode(self._failure)
+        top.row.ended_at, top.row.end_seq = at, seq
+        return [RunChanged(top.snapshot())]
 
     def _mark(self, run: Run, at: float, error: bytes | None) -> None:
         row = run.row
@@ -132,6 +158,8 @@ class Cancellation:
             row, parent = run.row, run.parent
             if parent is not None and row.parent_key is not None and run.is_owned:
                 outcome = Outcome(OutcomeStatus.CANCELLED, error)
+                if self._failure is not None:
+                    outcome = Outcome(OutcomeStatus.FAILED, row.error)
                 parent.post(StepEnded(row.parent_key, outcome, self.seq, at, row.run_id, row.workflow_id))
 
     def _join_those_below(self) -> None:

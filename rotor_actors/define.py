@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar, overload
 
 from rotor_actors.context import Context
+from rotor_actors.durations import Duration
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.workflow import DEFAULT_RETRIES, Cron, EndedRun, Workflow
 
@@ -30,6 +31,7 @@ def workflow(
     id: str,
     on: str | Cron | None = None,
     retries: int | RetryPolicy = DEFAULT_RETRIES,
+    timeout: Duration | None = None,
     on_failure: Handler | None = None,
     on_cancel: Handler | None = None,
 ) -> Decorator:
@@ -39,6 +41,9 @@ def workflow(
         id: its name in the journal, and for `invoke_by_id`; keep it when the function is renamed.
         on: an event's name or `cron(…)`: what starts it. Left out: started directly, or invoked.
         retries: of the whole run; 3 means up to 4 attempts.
+        timeout: how long a run may take, from the beginning of its first attempt, over all attempts, their delays and
+            restarts of the process; time in a queue does not count. When it passes the run has failed, with
+            `RunTimeoutError`, its children are cancelled, and it is not tried again.
         on_failure, on_cancel: `async def handler(ctx, ended: EndedRun)`, started as a run of its own when a run of
             this workflow failed for good or was cancelled: the place for durable compensation.
 
@@ -54,6 +59,8 @@ def workflow(
     """
 
     def decorate(fn: Callable[..., Coroutine[Any, Any, Any]], /) -> Workflow[Any, Any]:
-        return Workflow(id=id, fn=fn, on=on, retries=retries, on_failure=on_failure, on_cancel=on_cancel)
+        return Workflow(
+            id=id, fn=fn, on=on, retries=retries, timeout=timeout, on_failure=on_failure, on_cancel=on_cancel
+        )  # fmt: skip
 
     return decorate

@@ -37,6 +37,7 @@ from rotor_actors.records import (
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.run_queue import Runnable
+from rotor_actors.run_timeouts import RunTimeouts
 from rotor_actors.step_task import StepTask
 from rotor_actors.workflow import Workflow
 
@@ -59,6 +60,8 @@ class Engine(Kernel):
         self.ending = Ending(self, self.finishing)
         self.invoking = Invoking(self)
         self.paging = Paging(self, self.ending)
+        self.run_timeouts = RunTimeouts(self, self.finishing)
+        self.features.add(self.run_timeouts)
         self.loading = 0
         self.to_load: list[Run] = []
         self.load_wanted = asyncio.Event()
@@ -115,6 +118,8 @@ class Engine(Kernel):
             row.status = RunStatus.RUNNING
             row.attempt_seq = self.journal.next_seq
             self.append_change(run)
+        if workflow.timeout is not None:
+            self.run_timeouts.begins(run)
         loaded: Loaded | None = None
         if run.history is not None:
             loaded = load(run.history, attempt_seq=row.attempt_seq, upto_seq=run.history_seq, waiting=run.waiting)

@@ -25,6 +25,7 @@ __all__ = [
     "RotorError",
     "RunExistsError",
     "RunNotFoundError",
+    "RunTimeoutError",
     "RuntimeStateError",
     "StepFailedError",
     "StepRefusedError",
@@ -221,6 +222,11 @@ class RunNotFoundError(RotorError, LookupError):
 
 class RunExistsError(RotorError):
     """The chosen run id belongs to a run of other content."""
+
+
+class RunTimeoutError(RotorError):
+    """A run took longer than its workflow's `timeout`. It has failed of that, whatever its code did: it is the name in
+    the `error` of the `WorkflowFailedError` that its awaiters get."""
 
 
 class RuntimeStateError(RotorError):

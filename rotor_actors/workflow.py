@@ -9,7 +9,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from rotor_actors.errors import ErrorInfo, WorkflowDefinitionError
+from rotor_actors.durations import Duration, seconds
+from rotor_actors.errors import DurationError, ErrorInfo, WorkflowDefinitionError
 from rotor_actors.ids import is_storable
 from rotor_actors.retry import RetryPolicy
 
@@ -67,6 +68,7 @@ class Workflow(Generic[In, Out]):
         fn: the function itself, `async def fn(ctx, data)` or `async def fn(ctx)`.
         on: the event name or `Cron` that starts it, or None: started directly or invoked.
         retries: what happens when an attempt fails.
+        timeout: how long a run may take, in seconds, over all its attempts; None for any time.
         on_failure, on_cancel: workflows that the runtime starts, as runs of their own, after such an end.
     """
 
@@ -77,6 +79,7 @@ class Workflow(Generic[In, Out]):
         fn: Callable[..., Coroutine[Any, Any, Out]],
         on: str | Cron | None = None,
         retries: int | RetryPolicy = DEFAULT_RETRIES,
+        timeout: Duration | None = None,
         on_failure: Callable[..., Awaitable[object]] | None = None,
         on_cancel: Callable[..., Awaitable[object]] | None = None,
     ) -> None:
@@ -84,6 +87,7 @@ class Workflow(Generic[In, Out]):
         self.fn = _checked_function(id, fn)
         self.on = _checked_trigger(id, on)
         self.retries = RetryPolicy.of(retries)
+        self.timeout = _checked_timeout(id, timeout)
         self.takes_data = len(_positional(fn)) > 1
         self.on_failure = _handler(self, "on_failure", on_failure)
         self.on_cancel = _handler(self, "on_cancel", on_cancel)
@@ -148,6 +152,15 @@ def _checked_function(id: str, fn: Callable[..., Coroutine[Any, Any, Out]]) -> C
             f"data)'; found {inspect.signature(fn)}. Put several values into one dataclass."
         )
     return fn
+
+
+def _checked_timeout(id: str, timeout: Duration | None) -> float | None:
+    if timeout is None:
+        return None
+    try:
+        return seconds(timeout, name="timeout", exclusive=True)
+    except (DurationError, TypeError) as error:
+        raise WorkflowDefinitionError(f"workflow {id!r}: {error}") from error
 
 
 def _positional(fn: Callable[..., object]) -> list[inspect.Parameter]:
