@@ -36,7 +36,8 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "in_flight", "features",
     ),
     "engine": (
-        "kernel", "finishing", "invoking", "cancellation", "ending", "paging", "run_timeouts", "engine", "loader", "recovery", "service",
+        "kernel", "finishing", "invoking", "cancellation", "ending", "paging", "run_timeouts",
+        "engine", "loader", "recovery", "service",
     ),
     "dashboard": (
         "dashboard.asgi", "dashboard.guard", "dashboard.page", "dashboard.changes", "dashboard.shapes",
