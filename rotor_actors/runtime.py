@@ -6,9 +6,10 @@ import os
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from rotor_actors.clock import Clock, SystemClock
+from rotor_actors.control import address_of, is_possible, serve
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import RuntimeStateError, StoreError
 from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
@@ -20,6 +21,7 @@ from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
 from rotor_actors.stores.sqlite import SQLiteStore
 from rotor_actors.workflow import Workflow
+from supervisors import ChildSpec, Restart
 
 
 class Runtime(Serving):
@@ -39,6 +41,8 @@ class Runtime(Serving):
         payload_limit: the largest input, result or step result, in bytes.
         max_recoveries: how often in a row a run may be recovered without recording anything, before it is set aside
             as failed: it seems to end the process each time.
+        control: listen at a Unix socket beside the store's file, for the owner's rights only, so that `rotor` (the
+            command line) can ask this process to cancel, send and the like.
         clock, ids, rng: time, new run ids and chance, for tests.
         executor: makes, by name, what the store's blocking calls are made in; one for writing, one for reading. None:
             a thread each.
@@ -73,6 +77,7 @@ class Runtime(Serving):
         strict_replay: bool = False,
         payload_limit: int = 4 * 2**20,
         max_recoveries: int = 10,
+        control: bool = True,
         clock: Clock | None = None,
         ids: Ids | None = None,
         rng: random.Random | None = None,
@@ -100,12 +105,17 @@ class Runtime(Serving):
             reader=make("rotor-reader"),
         )
         self._workflows = tuple(workflows)
+        self._has_control = control and isinstance(chosen, SQLiteStore) and chosen.is_on_disk and is_possible()
 
     async def __aenter__(self) -> Runtime:
         if self._service is not None:
             raise RuntimeStateError("this runtime is open already, or was; make a new one")
         self._service = service = Service(self._ports, self._options)
         await service.open(self._workflows)
+        if self._has_control:
+            address = address_of(cast(SQLiteStore, self._ports.store).path)
+            listen = partial(serve, address, self._verbs())
+            await service.add_service(ChildSpec("control", listen, restart=Restart.TEMPORARY))
         return self
 
     async def __aexit__(self, *_: object) -> None:

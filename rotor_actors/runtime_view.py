@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from rotor_actors import control
 from rotor_actors.clock import Clock, SystemClock
 from rotor_actors.errors import RuntimeStateError
 from rotor_actors.executor import Executor, ThreadExecutor
-from rotor_actors.introspection import Introspection
 from rotor_actors.live_waits import stored_waits
 from rotor_actors.payload import Codecs
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.registry import Registry
+from rotor_actors.showing import Showing
 from rotor_actors.stores.base import RunQuery, StoreReader
 from rotor_actors.stores.sqlite_view import SQLiteView
 from rotor_actors.waits import Wait
 from rotor_actors.workflow import Workflow
+
+if TYPE_CHECKING:
+    from rotor_actors.dashboard.window import ServiceJson
 
 T = TypeVar("T")
 
@@ -26,7 +32,7 @@ _LIVE = (RunStatus.QUEUED, RunStatus.RUNNING)
 _MOST_CHILDREN = 4
 
 
-class RuntimeView(Introspection):
+class RuntimeView(Showing):
     """Shows the runs of a store's file, beside the process that owns it or with no owner at all. Use it with `async with`.
 
     It only reads: it takes no lock, never checkpoints, and keeps no commit of the owner waiting. What it shows is
@@ -102,6 +108,43 @@ class RuntimeView(Introspection):
         if self._executor is None or not self._is_open:
             raise RuntimeStateError("the view is not open; use it inside 'async with view:'")
         return await self._executor.call(lambda: read(self._store))
+
+    # For its dashboard: what is done there, the owner of the store does
+
+    async def perform(self, verb: str, arguments: Mapping[str, Any]) -> Any:
+        """Ask the process that owns the store to do what `verb` says.
+
+        Raises:
+            ControlError: it refuses, or no process has the store open.
+        """
+        return await asyncio.to_thread(partial(control.ask, self._store.path, verb, **arguments))
+
+    async def _newest(self) -> int:
+        _, seq = await self._read(lambda store: store.last_numbers())
+        return seq
+
+    def _known_workflows(self) -> Iterable[Workflow[Any, Any]]:
+        return self._known.all()
+
+    def _services(self) -> list[ServiceJson]:
+        return []
+
+    async def _facts(self) -> list[tuple[str, str]]:
+        try:
+            owner = await self.perform("ping", {})
+        except control.ControlError:
+            return [("Store", str(self._store.path)), ("Owner", "no process has it open: runs stand still")]
+        return [
+            ("Store", str(self._store.path)),
+            ("Owner", f"pid {owner['pid']}"),
+            ("Its workflows", ", ".join(owner["workflows"])),
+        ]
+
+    def _not_ready(self) -> str:
+        return "" if self._executor is not None else "the view is not open"
+
+    def _can(self) -> Iterable[str]:
+        return ("cancel", "resume", "restart", "send", "signal") if control.is_possible() else ()
 
     def _known_waits(self, row: RunRow) -> list[Wait]:
         return stored_waits(row, [])

@@ -55,6 +55,10 @@ class Service:
         """The supervised services, as they stand."""
         return self._supervisor.which_children()
 
+    async def add_service(self, spec: ChildSpec) -> None:
+        """Have one more service supervised until the runtime is closed."""
+        await self._supervisor.start_child(spec)
+
     def check_open(self) -> None:
         """Raise what keeps the runtime from being used, if anything does."""
         if self._failure is not None:

@@ -48,6 +48,12 @@ class RunInfo(msgspec.Struct, frozen=True):
     is_released: bool
     is_diverged: bool
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from rotor_actors.exports import run_html  # who shows nothing need not load it
+
+        return run_html(self)
+
 
 class StepInfo(msgspec.Struct, frozen=True):
     """One recorded step outcome of a run."""
@@ -74,6 +80,20 @@ class RunTree(msgspec.Struct, frozen=True):
             lines.append(f"{'  ' * depth}{tree.run.workflow_id} {tree.run.run_id} {tree.run.status.value}")
             todo.extend((depth + 1, child) for child in reversed(tree.children))
         return "\n".join(lines)
+
+    def export(self, format: str) -> str:
+        """The tree as one text, `"html"`, `"svg"`, `"mermaid"` or `"json"`, that opens without a server.
+
+        Raises:
+            ValueError: another format.
+        """
+        from rotor_actors.exports import export_tree  # who exports nothing need not load it
+
+        return export_tree(self, format)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return self.export("svg")
 
 
 def run_info(row: RunRow, registry: Registry, waits: list[Wait]) -> RunInfo:

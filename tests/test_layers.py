@@ -40,13 +40,17 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "engine", "loader", "recovery", "service",
     ),
     "dashboard": (
-        "dashboard.asgi", "dashboard.guard", "dashboard.page", "dashboard.changes", "dashboard.shapes",
+        "exports", "dashboard.asgi", "dashboard.guard", "dashboard.page", "dashboard.changes", "dashboard.shapes",
         "dashboard.timeline", "dashboard.reading", "dashboard.running", "dashboard.actions", "dashboard.window",
         "dashboard.app", "dashboard", "dashboard.build",
     ),
     "faces": (
         "live_waits", "views", "handle", "reading", "introspection", "access", "looking", "controlling", "waiting",
-        "starting", "serving", "runtime", "runtime_view", "",
+        "starting", "control", "steering", "showing", "serving", "runtime", "runtime_view", "",
+    ),
+    "command line": (
+        "cli", "cli.main", "cli.output", "cli.targets", "cli.looking", "cli.live", "cli.running", "cli.watching",
+        "cli.steering", "cli.serving", "cli.doctor", "cli.demo", "__main__",
     ),
     "simulation": (
         "simulation.errors", "simulation.tape", "simulation.policies", "simulation.loop", "simulation.fence",

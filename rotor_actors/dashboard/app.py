@@ -32,11 +32,13 @@ class Dashboard:
         guard: Guard,
         newest: Callable[[], Awaitable[int]],
         answers: dict[str, Answer],
+        not_ready: Callable[[], str],
     ) -> None:
         self._guard = guard
         self._newest = newest
         self._actions = actions
         self._page: Response | None = None
+        self._not_ready = not_ready
         self._answers: dict[str, Answer] = {
             "api/runs": lambda request, _: reading.runs(request),
             "api/run": lambda request, _: reading.detail(request),
@@ -55,6 +57,9 @@ class Dashboard:
 
     async def _http(self, request: Request, receive: Receive, send: Send) -> None:
         try:
+            if (probe := self._probe(request.path)) is not None:
+                await probe.send(send, is_head=request.method == "HEAD")
+                return
             visitor = await self._guard.visitor(request)
             if request.method == "GET" and request.path.endswith("/api/changes"):
                 await stream(self._newest, receive, send)
@@ -68,6 +73,17 @@ class Dashboard:
             _logger.exception("%s %s failed", request.method, request.path)
             response = Response.of({"error": "the dashboard failed; its log says how"}, 500)
         await response.send(send, is_head=request.method == "HEAD")
+
+    def _probe(self, path: str) -> Response | None:
+        """`healthz`: the event loop turns. `readyz`: new work is welcome, else why not. Whoever can reach us may ask."""
+        if path.endswith("/healthz"):
+            return Response.of({"status": "ok"})
+        if path.endswith("/readyz"):
+            reason = self._not_ready()
+            return Response.of(
+                {"status": "not ready", "reason": reason} if reason else {"status": "ok"}, 503 if reason else 200
+            )
+        return None
 
     async def _answer(self, request: Request, visitor: Visitor) -> Response:
         route = _route(request.path)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from importlib import metadata
-from typing import Any
+from typing import Any, Final
 
 from rotor_actors.dashboard.actions import Actions
 from rotor_actors.dashboard.app import Dashboard
-from rotor_actors.dashboard.asgi import Request
+from rotor_actors.dashboard.asgi import HttpError, Request, Response
 from rotor_actors.dashboard.guard import Auth, Guard, Visitor
 from rotor_actors.dashboard.reading import Reading
 from rotor_actors.dashboard.running import workflows
 from rotor_actors.dashboard.shapes import Redact
 from rotor_actors.dashboard.window import Window
+from rotor_actors.exports import export_tree
+
+_TYPES: Final = {
+    "html": "text/html; charset=utf-8",
+    "svg": "image/svg+xml",
+    "mermaid": "text/markdown; charset=utf-8",
+    "json": "application/json",
+}
 
 
 def build(window: Window, *, auth: Auth | None, read_only: bool, insecure: bool, redact: Redact | None) -> Dashboard:
@@ -32,12 +41,25 @@ def build(window: Window, *, auth: Auth | None, read_only: bool, insecure: bool,
         return await workflows(window.read, window.workflows, window.now)
 
     async def services(_: Request, __: Visitor) -> dict[str, Any]:
-        return {"services": window.services(), "facts": window.facts(), "audit": await window.audit()}
+        return {"services": window.services(), "facts": await window.facts(), "audit": await window.audit()}
+
+    async def export(request: Request, _: Visitor) -> Response:
+        run_id, format = request.text("id"), request.query.get("format", "html")
+        if format not in _TYPES:
+            raise HttpError(400, f"unknown format {format!r}: one of {', '.join(_TYPES)}")
+        if redact is not None:
+            raise HttpError(403, "payloads are redacted here, and an export would hold them")
+        text = export_tree(await window.tree(run_id), format)
+        name = f"{re.sub('[^A-Za-z0-9._-]', '_', run_id)}.{'md' if format == 'mermaid' else format}"
+        return Response(
+            text.encode(), _TYPES[format], headers={"content-disposition": f'attachment; filename="{name}"'}
+        )
 
     return Dashboard(
         Reading(window.read, window.why, redact, window.now),
         actions,
         Guard(auth, read_only=read_only, insecure=insecure),
         window.newest,
-        {"api/session": session, "api/workflows": statistics, "api/services": services},
+        {"api/session": session, "api/workflows": statistics, "api/services": services, "api/export": export},
+        window.not_ready,
     )

@@ -81,11 +81,16 @@ class Reading:
         """A page of the run list."""
         limit = request.number("limit", 50, at_most=LARGEST_PAGE)
         after = request.query.get("after")
+        last = await self.row(after) if after else None
         query = RunQuery(
             statuses=_statuses(request.query.get("status", "")),
             workflow_id=request.query.get("workflow") or None,
+            since=request.moment("since"),
+            id_prefix=request.query.get("id") or None,
+            error=request.query.get("error") or None,
             limit=limit + 1,
-            before_n=(await self.row(after)).n if after else None,
+            before_n=None if last is None else last.n,
+            before_at=None if last is None else last.created_at,
         )
 
         def read(store: StoreReader) -> tuple[list[RunRow], dict[RunStatus, int]]:

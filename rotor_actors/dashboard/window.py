@@ -10,6 +10,7 @@ import msgspec
 
 from rotor_actors.dashboard.actions import Action, AuditEntry
 from rotor_actors.dashboard.reading import Reader
+from rotor_actors.exports import ShownTree
 from rotor_actors.workflow import Workflow
 
 
@@ -28,8 +29,9 @@ class Window:
 
     Attributes:
         read: reads the store. newest: a number that grows with whatever changes in it.
-        now: its time. why: one sentence about a run.
+        now: its time. why: one sentence about a run. tree: a run and all below it.
         workflows: those that are registered. services, facts: the state of the program, to be shown.
+        not_ready: why nothing new should be sent here, or "".
         actions: what can be done, by name. audit, record: who has done what, newest first, and one more.
     """
 
@@ -37,9 +39,11 @@ class Window:
     newest: Callable[[], Awaitable[int]]
     now: Callable[[], float]
     why: Callable[[str], Awaitable[str]]
+    tree: Callable[[str], Awaitable[ShownTree]]
     workflows: Callable[[], Iterable[Workflow[Any, Any]]]
     services: Callable[[], list[ServiceJson]]
-    facts: Callable[[], list[tuple[str, str]]]
+    facts: Callable[[], Awaitable[list[tuple[str, str]]]]
+    not_ready: Callable[[], str]
     actions: Mapping[str, Action]
     audit: Callable[[], Awaitable[list[AuditEntry]]]
     record: Callable[[AuditEntry], Awaitable[None]]

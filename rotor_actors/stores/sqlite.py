@@ -53,6 +53,11 @@ class SQLiteStore(SQLiteReader):
         self._writer: Connection | None = None
         self._commits = 0
 
+    @property
+    def is_on_disk(self) -> bool:
+        """The file is the operating system's, not one of a simulated disk."""
+        return isinstance(self._files, RealFiles)
+
     # Opening and closing
 
     def open(self) -> None:

@@ -1,0 +1,104 @@
+"""`rotor serve` keeps a runtime open; `rotor dashboard` shows a store. Both stop in good order when told to, at once when
+told twice."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from rotor_actors.cli.main import DONE, UsageError
+from rotor_actors.cli.targets import load_runtime
+from rotor_actors.runtime import Runtime
+from rotor_actors.runtime_view import RuntimeView
+
+_KILLED = 130
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Keep a runtime open until SIGTERM or Ctrl-C."""
+    runtime = load_runtime(options.app, options.store)
+    asyncio.run(_serve(runtime, options))
+    return DONE
+
+
+async def _serve(runtime: Runtime, options: argparse.Namespace) -> None:
+    async with stopping() as stop, runtime:
+        print(f"serving {options.app}, pid {os.getpid()}", file=sys.stderr, flush=True)
+        if options.port is None:
+            await stop.wait()
+        else:
+            await serve_app(runtime.dashboard(), options.host, options.port, stop, runtime.announce_stop)
+
+
+def dashboard(options: argparse.Namespace) -> int:
+    """Serve the dashboard of a store; what is done on it, the process that owns the store does."""
+
+    async def show() -> None:
+        async with stopping() as stop, RuntimeView(options.store) as view:
+            await serve_app(view.dashboard(insecure=options.insecure), options.host, options.port, stop)
+
+    asyncio.run(show())
+    return DONE
+
+
+@asynccontextmanager
+async def stopping() -> AsyncGenerator[asyncio.Event]:
+    """An event that is set by SIGTERM or Ctrl-C. The second one ends the process at once: the store is made for that."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        if stop.is_set():
+            os._exit(_KILLED)
+        print("stopping; once more ends at once, and nothing is lost by that either", file=sys.stderr, flush=True)
+        stop.set()
+
+    signals = [signal.SIGTERM, signal.SIGINT]
+    for each in signals:
+        loop.add_signal_handler(each, told)
+    try:
+        yield stop
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+
+async def serve_app(
+    app: Any, host: str, port: int, stop: asyncio.Event, announce: Callable[[], None] = lambda: None
+) -> None:
+    """Serve an ASGI app with uvicorn until `stop` is set.
+
+    Raises:
+        UsageError: uvicorn is not installed, or the address is taken.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise UsageError("this needs uvicorn: pip install 'rotor-actors[dashboard]'") from error
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            yield  # signals are ours
+
+    try:
+        listener = socket.create_server((host, port))
+    except OSError as error:
+        raise UsageError(f"cannot listen at {host}:{port}: {error}; choose another --port") from error
+    with listener:
+        server = Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        print(f"dashboard at http://{host}:{listener.getsockname()[1]}/", file=sys.stderr, flush=True)
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        announce()
+        server.should_exit = True
+        await serving

@@ -1,0 +1,82 @@
+"""`rotor runs cancel`, `restart`, `resume`, `rotor send`, `rotor signal`.
+
+The store has one owner. Where a process has it open, that process is asked; where none has, it is opened here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from rotor_actors.cli.main import DONE, FAILED
+from rotor_actors.cli.output import parse_data, print_one, print_rows
+from rotor_actors.cli.targets import load_runtime
+from rotor_actors.control import ControlError, ask
+from rotor_actors.errors import StoreLockedError
+from rotor_actors.runtime import Runtime
+
+
+def _perform(options: argparse.Namespace, verb: str, **arguments: object) -> Any:
+    """Ask the owner; without one, be it for a moment."""
+    try:
+        return ask(options.store, verb, **arguments)
+    except ControlError as error:
+        if error.error:
+            raise
+
+    async def here() -> Any:
+        target = getattr(options, "app", None)
+        runtime = load_runtime(target, options.store) if target else Runtime(options.store, drain_timeout="1s")
+        async with runtime:
+            return await runtime.perform(verb, arguments)
+
+    try:
+        return asyncio.run(here())
+    except StoreLockedError as error:
+        raise ControlError(f"{error}; and that process does not answer at its control socket") from error
+
+
+def cancel(options: argparse.Namespace) -> int:
+    """Cancel a run and all below it."""
+    report = _perform(options, "cancel", run_id=options.run_id, reason=options.reason)
+    if options.output != "table":
+        print_one(report, options.output)
+    else:
+        print(f"cancelled {len(report['cancelled'])} runs in {report['seconds']:.2f} s", file=sys.stderr)
+        for run_id in report["already_ended"]:
+            print(f"{run_id} had ended already", file=sys.stderr)
+        for stuck in report["stuck"]:
+            print(f"stuck: {stuck}", file=sys.stderr)
+    return FAILED if report["stuck"] else DONE
+
+
+def restart(options: argparse.Namespace) -> int:
+    """Run it again from zero."""
+    return _again(options, "restart")
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Let it go on from where it failed."""
+    return _again(options, "resume")
+
+
+def _again(options: argparse.Namespace, verb: str) -> int:
+    run_id = _perform(options, verb, run_id=options.run_id)
+    print_one({"run_id": run_id}, options.output)
+    return DONE
+
+
+def send(options: argparse.Namespace) -> int:
+    """Send an event."""
+    started = _perform(options, "send", name=options.event, data=parse_data(options.data), id=options.id)
+    print_rows([{"run_id": run_id} for run_id in started], ["run_id"], options.output)
+    return DONE
+
+
+def signal(options: argparse.Namespace) -> int:
+    """Signal the run that waits for it."""
+    _perform(options, "signal", name=options.signal, data=parse_data(options.data))
+    print(f"signalled {options.signal}", file=sys.stderr)
+    return DONE

@@ -1,0 +1,84 @@
+"""Steering from outside the program: what the command line and the dashboard may ask of a runtime, by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from rotor_actors import control
+from rotor_actors.errors import InvokeTargetError, PayloadError
+from rotor_actors.handle import RunHandle
+from rotor_actors.starting import Starting
+from rotor_actors.workflow import Workflow
+
+
+class Steering(Starting):
+    """The methods of `Runtime` whose arguments come as JSON."""
+
+    async def perform(self, verb: str, arguments: Mapping[str, Any]) -> Any:
+        """Do what `verb` says: `cancel`, `start`, `ping`, …; the answer is plain data.
+
+        This is what the control socket beside the store's file answers with, for the command line and for programs of
+        yours: `rotor_actors.control.ask(store, verb, **arguments)`.
+
+        Raises:
+            ControlError: no such verb, or an argument is missing. RotorError: what the verb itself raises.
+        """
+        known = self._verbs()
+        if verb not in known:
+            raise control.ControlError(f"unknown verb {verb!r}: one of {', '.join(sorted(known))}")
+        return await known[verb](arguments)
+
+    async def start_from_json(
+        self, workflow: Workflow[Any, Any], data: object = None, *, run_id: str | None = None
+    ) -> RunHandle[Any]:
+        """Start a run whose input comes as JSON: it becomes what the workflow's annotation says.
+
+        Raises:
+            PayloadError: it does not fit. As `start` otherwise.
+        """
+        engine = self._accepting()
+        engine.register(workflow)
+        if not workflow.takes_data:
+            return await self.start(workflow, data, run_id=run_id)
+        codec = engine.registry.data_codec(workflow)
+        try:
+            typed = codec.decode(msgspec.msgpack.encode(data))
+        except PayloadError as error:
+            raise PayloadError(f"input of workflow {workflow.id!r}: {error}") from error
+        return await self.start(workflow, typed, run_id=run_id)
+
+    def _verbs(self) -> Mapping[str, control.Verb]:
+        async def ping(_: Mapping[str, Any]) -> dict[str, Any]:
+            return {"pid": os.getpid(), "workflows": sorted(each.id for each in self._open().registry.all())}
+
+        async def start(arguments: Mapping[str, Any]) -> str:
+            workflow = self._workflow(_text(arguments, "workflow"))
+            handle = await self.start_from_json(workflow, arguments.get("data"), run_id=arguments.get("run_id"))
+            return handle.run_id
+
+        async def cancel(arguments: Mapping[str, Any]) -> Any:
+            report = await self.cancel(_text(arguments, "run_id"), str(arguments.get("reason") or ""))
+            return msgspec.to_builtins(report, enc_hook=str)
+
+        return {"ping": ping, "start": start, "cancel": cancel}
+
+    def _workflow(self, workflow_id: str) -> Workflow[Any, Any]:
+        registry = self._open().registry
+        workflow = registry.get(workflow_id)
+        if workflow is None:
+            raise InvokeTargetError(
+                f"the process that has the store open does not know workflow {workflow_id!r}; it knows "
+                f"{', '.join(registry.known_ids()) or 'none'}: give it to Runtime(workflows=…)"
+            )
+        return workflow
+
+
+def _text(arguments: Mapping[str, Any], name: str) -> str:
+    value = arguments.get(name)
+    if not isinstance(value, str) or not value:
+        raise control.ControlError(f"the argument {name!r} must be a text, got {value!r}")
+    return value

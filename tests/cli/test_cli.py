@@ -1,0 +1,176 @@
+"""The command line, called in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from cli_kit import rotor, rotor_json, start_rotor
+
+from rotor_actors.cli.main import make_parser
+
+
+def test_run_prints_the_result_on_stdout_and_all_else_on_stderr(tmp_path: Path) -> None:
+    done = rotor("run", "cli_kit:orders", "--data", '["a", "bad", "c"]', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == 6
+    assert "1 failed" in done.stderr
+
+
+def test_run_says_by_its_exit_status_how_the_run_ended(tmp_path: Path) -> None:
+    failed = rotor("run", "cli_kit:order", "--data", '{"item": "bad"}', cwd=tmp_path)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "no such item" in failed.stderr
+    cancelled = rotor("run", "cli_kit:quitter", cwd=tmp_path)
+    assert (cancelled.returncode, cancelled.stdout) == (3, "")
+    assert "not today" in cancelled.stderr
+
+
+def test_the_same_run_id_again_is_answered_from_the_store(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = rotor("run", "cli_kit:order", "--data", '{"item": "a", "count": 4}', "--run-id", "mine", cwd=tmp_path)
+        assert (done.returncode, done.stdout.strip()) == (0, "12")
+    assert [run["run_id"] for run in rotor_json("runs", "ls", cwd=tmp_path)] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "cli_kit"], "expected MODULE:NAME"),
+        (["run", "no_such_module:x"], "there is no module 'no_such_module'"),
+        (["run", "cli_kit:missing"], "has no 'missing'"),
+        (["run", "cli_kit:price"], "expected a function decorated with @workflow"),
+        (["run", "cli_kit:order", "--data", "{"], "--data must be JSON"),
+        (["run", "cli_kit:order", "--data", "@missing.json"], "No such file"),
+        (["runs", "ls", "--status", "asleep"], "asleep"),
+        (["runs", "ls", "--since", "yesterday"], "is no time"),
+        (["serve", "cli_kit:HERE"], "expected a Runtime"),
+        (["unknown"], "invalid choice"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_says_what_is_right(tmp_path: Path, arguments: list[str], said: str) -> None:
+    assert rotor("run", "cli_kit:order", "--data", '{"item": "a"}', cwd=tmp_path).returncode == 0  # a store is there
+    done = rotor(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_data_that_does_not_fit_and_a_store_that_is_not_there_are_named_errors(tmp_path: Path) -> None:
+    wrong = rotor("run", "cli_kit:order", "--data", '{"count": 1}', cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert "PayloadError" in wrong.stderr
+    missing = rotor("runs", "ls", "--store", "nowhere.db", cwd=tmp_path)
+    assert missing.returncode == 1
+    assert "StoreError" in missing.stderr
+    assert not (tmp_path / "nowhere.db").exists()
+
+
+def test_runs_are_listed_shown_drawn_and_exported(tmp_path: Path) -> None:
+    assert rotor("run", "cli_kit:orders", "--data", '["a", "bad"]', "--run-id", "top", cwd=tmp_path).returncode == 0
+    table = rotor("runs", "ls", cwd=tmp_path).stdout.splitlines()
+    assert table[0].split() == ["RUN_ID", "WORKFLOW_ID", "STATUS", "CREATED_AT", "TOOK", "NOTE"]
+    assert len(table) == 4
+    lines = rotor("runs", "ls", "-o", "jsonl", "--status", "failed", cwd=tmp_path).stdout.splitlines()
+    assert [json.loads(line)["error"]["type"] for line in lines] == ["ValueError"]
+    shown = rotor_json("runs", "show", "top", cwd=tmp_path)
+    assert {child["step_id"]: child["status"] for child in shown["children"]} == {"a": "completed", "bad": "failed"}
+    assert "completed" in shown["why"]
+    drawn = rotor("runs", "tree", "top", cwd=tmp_path).stdout
+    assert [line.split()[:2] for line in drawn.splitlines()] == [
+        ["completed", "cli-orders"], ["completed", "a:"], ["failed", "bad:"],
+    ]  # fmt: skip
+    assert rotor("runs", "export", "top", "--format", "svg", "--to", "tree.svg", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "tree.svg").read_text().startswith("<svg")
+    assert "no run has the id 'nobody'" in rotor("runs", "show", "nobody", cwd=tmp_path).stderr
+
+
+def test_a_live_process_is_asked_to_act_and_may_be_looked_at_meanwhile(tmp_path: Path) -> None:
+    serving = start_rotor("serve", "cli_kit:workflows", cwd=tmp_path)
+    try:
+        assert serving.stderr is not None
+        assert "serving" in serving.stderr.readline()
+        started = start_rotor("run", "cli_kit:nap", "--run-id", "sleeper", cwd=tmp_path)
+        assert started.stderr is not None
+        assert "in the process that has rotor.db open" in started.stderr.readline()
+        assert rotor_json("runs", "show", "sleeper", cwd=tmp_path)["status"] == "running"
+        report = rotor_json("runs", "cancel", "sleeper", "--reason", "enough", cwd=tmp_path)
+        assert report["cancelled"] == ["sleeper"]
+        _, said = started.communicate(timeout=30)
+        assert (started.returncode, "enough" in said) == (3, True)
+        again = rotor("runs", "cancel", "sleeper", cwd=tmp_path)
+        assert (again.returncode, "had ended already" in again.stderr) == (0, True)
+        refused = rotor("runs", "cancel", "nobody", cwd=tmp_path)
+        assert (refused.returncode, "no run has the id 'nobody'" in refused.stderr) == (1, True)
+        doctor = rotor("doctor", cwd=tmp_path)
+        assert f"pid {serving.pid} answers" in doctor.stdout
+    finally:
+        serving.send_signal(signal.SIGTERM)
+        _, said = serving.communicate(timeout=30)
+    assert serving.returncode == 0, said
+    assert not (tmp_path / "rotor.db.sock").exists()
+
+
+def test_without_an_owner_the_store_is_opened_for_a_moment(tmp_path: Path) -> None:
+    interrupted = start_rotor("run", "cli_kit:nap", "--run-id", "left", cwd=tmp_path)
+    assert interrupted.stderr is not None
+    assert "run left" in interrupted.stderr.readline()
+    interrupted.kill()
+    interrupted.communicate(timeout=30)
+    assert rotor_json("runs", "cancel", "left", cwd=tmp_path)["cancelled"] == ["left"]
+    assert rotor_json("runs", "ls", "--status", "cancelled", cwd=tmp_path)[0]["run_id"] == "left"
+
+
+def test_a_second_interrupt_ends_at_once_and_the_store_is_whole(tmp_path: Path) -> None:
+    serving = start_rotor("serve", "cli_kit:workflows", cwd=tmp_path)
+    assert serving.stderr is not None
+    serving.stderr.readline()
+    started = start_rotor("run", "cli_kit:nap", "--run-id", "sleeper", cwd=tmp_path)
+    assert started.stderr is not None
+    started.stderr.readline()
+    serving.send_signal(signal.SIGINT)
+    assert "once more" in serving.stderr.readline()
+    serving.send_signal(signal.SIGINT)
+    serving.communicate(timeout=30)
+    started.kill()
+    started.communicate(timeout=30)
+    assert rotor_json("runs", "show", "sleeper", cwd=tmp_path)["status"] == "running"
+
+
+def test_the_doctor_finds_a_healthy_machine_healthy_and_a_damaged_store_damaged(tmp_path: Path) -> None:
+    healthy = rotor_json("doctor", cwd=tmp_path)
+    assert {each["state"] for each in healthy} <= {"ok", "warning"}
+    assert {"python", "WAL mode", "file lock", "store", "sqlite"} <= {each["check"] for each in healthy}
+    (tmp_path / "rotor.db").write_bytes(b"this is no database, but long enough to be looked at" * 20)
+    ill = rotor("doctor", cwd=tmp_path)
+    assert ill.returncode == 1
+    assert "problem" in ill.stdout
+
+
+def test_the_demo_shows_a_fan_out_and_ends(tmp_path: Path) -> None:
+    (tmp_path / "sources").mkdir()
+    for number in range(24):
+        (tmp_path / "sources" / f"m{number}.py").write_text("def f():\n    pass\n")
+    (tmp_path / "sources" / "broken.py").write_text("def f(:\n")
+    done = rotor("demo", str(tmp_path / "sources"), "--port", "0", "--once", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "48 lines, 24 functions, 1 files unparsed"
+    assert "dashboard at http://127.0.0.1:" in done.stderr
+
+
+def test_each_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (
+        ["run"],
+        ["serve"],
+        ["runs", "ls"],
+        ["runs", "watch"],
+        ["send"],
+        ["dashboard"],
+        ["doctor"],
+        ["demo"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            make_parser().parse_args([*command, "--help"])
+        assert ended.value.code == 0
+        assert "usage: rotor" in capsys.readouterr().out
