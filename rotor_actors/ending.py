@@ -64,8 +64,10 @@ class Ending:
             run.cancellation.cleaned_up(run, task)
             return
         if task.cancelled():
-            self._failed(run, RotorError(f"{run.where}: raised CancelledError, though nobody had cancelled it"), [], {})
-        elif (error := task.exception()) is not None:
+            error: BaseException | None = RotorError(f"{run.where}: raised CancelledError, though nobody cancelled it")
+        else:
+            error = task.exception()
+        if error is not None:
             self._failed(run, error, failed_keys, sleeps)
         else:
             self._completed(run, task.result())

@@ -94,6 +94,8 @@ class Kernel(ABC):
         on_store_failure: Callable[[StoreError], None],
     ) -> None:
         self.ports = ports
+        # What runs begin with whose caller is unknown: that of whoever opened the runtime, not of who happened to wake them.
+        self.home_context = contextvars.copy_context()
         self.options = options
         self.registry = Registry(Codecs(options.payload_limit), self._workflow_appeared)
         self.queue_of_runs = RunQueue(ports.clock.monotonic, self._may_begin, self._slice_ended, self.actor_broke)
@@ -232,10 +234,10 @@ class Kernel(ABC):
         """A run that has just been appended; it goes on at once, or when it is admitted.
 
         Its row is its own: the entry keeps what was appended, whatever happens before it is committed. So is its
-        context: what its body sets there is not for its parent to see.
+        caller's context: what the parent sets later is not for the child to see.
         """
         run = Run(self, row.copy(), parent, Phase.FRESH)
-        run.workflow, run.context = workflow, None if context is None else context.copy()
+        run.workflow, run.caller_context = workflow, None if context is None else context.copy()
         self.tree.add(run)
         if parent is not None or self.admission.admit(run):
             self.queue(run)

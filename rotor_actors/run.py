@@ -67,7 +67,8 @@ class Run:
     """One run that has not ended. Its children stand in its `ChildTable`: the run tree is the supervision tree."""
 
     __slots__ = (
-        "actor", "cancellation", "children", "cleaning", "context", "history", "history_seq", "host", "is_doomed", "is_queued",
+        "actor", "caller_context", "cancellation", "children", "cleaning", "context", "history", "history_seq", "host",
+        "is_doomed", "is_queued",
         "mailbox", "owns_items", "parent", "phase", "row", "seen_seq", "waiters", "waiting", "workflow",
     )  # fmt: skip
 
@@ -80,6 +81,8 @@ class Run:
         self.children: ChildTable[Run] | None = None
         self.mailbox: Mailbox | None = None
         self.actor: Actor | None = None
+        # What each attempt begins with, as it was where the run was started or invoked; unknown after a recovery.
+        self.caller_context: contextvars.Context | None = None
         self.context: contextvars.Context | None = None
         self.history: History | None = None
         self.history_seq = 0

@@ -48,6 +48,8 @@ _CANCELLED = "the run is cancelled and only cleans up; durable compensation belo
 class ActorHost(StepHost, Protocol):
     """What an actor asks of the engine. Everything here is synchronous: it appends, posts and queues."""
 
+    home_context: contextvars.Context
+
     def codecs_of(self, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]: ...
 
     def seconds(self, value: Duration, name: str, maximum: float | None) -> float: ...
@@ -149,7 +151,9 @@ class RunActor:
             while (message := self._run.open_mailbox().take()) is not None:
                 if isinstance(message, StepEnded):
                     self._state.apply(message)
-        context = self._run.context or contextvars.copy_context()
+        # Of its own, for what an attempt sets there is for its steps and children, not for the next attempt.
+        run = self._run
+        run.context = context = (run.caller_context or self._host.home_context).copy()
         self._task = self._loop.create_task(make_body(self._make_context()), name=self.where, context=context)
 
     def go_on(self, is_over: Callable[[], bool]) -> bool:
@@ -392,6 +396,8 @@ class RunActor:
             self._host.withdraw(self._run, pending.key)
         elif pending.kind.outlives_process:
             self._host.withdraw_step(self._run, pending)
+        elif pending.kind is Kind.SLEEP and self._loaded is not None:
+            self._loaded.sleeps.pop(pending.key, None)  # a later attempt that comes to it sleeps anew
 
     def step_left(self, step: StepTask) -> bool:
         """The step is no longer in flight; False when nobody waits for it any more."""
@@ -410,9 +416,11 @@ class RunActor:
             self._host.attempt_ended(self._run, task, failed_keys, sleeps)
 
     def _open_sleeps(self) -> dict[bytes, float]:
-        """Those under way, begun or (when the attempt ends within its replay) not yet begun again."""
+        """Those under way, begun or (when the attempt ends within its replay) not yet begun again, and those that an
+        earlier attempt began and this one has not come to."""
         sleeping = (pending for pending in self._state.pending if pending.kind is Kind.SLEEP)
-        return {pending.key: self._due_of_sleep(pending) for pending in sleeping}
+        left = {} if self._loaded is None else self._loaded.sleeps
+        return {**left, **{pending.key: self._due_of_sleep(pending) for pending in sleeping}}
 
     def _failed_keys(self, task: RunTask) -> list[bytes]:
         """Keys of the step failures that ended the attempt: raised as such, in a group, or as an explicit cause.

@@ -159,8 +159,11 @@ class RunState:
     def withdraw(self, key: bytes) -> None:
         """The body's scope was cancelled while it waited for `key`. Once the attempt is over this says nothing."""
         pending = self._pending.pop(key, None)
-        # In a replay nothing has begun, save for what outlived the crash, as a child did that was spawned before.
-        if pending is not None and not self._refusal and (not self.replaying or pending.kind.outlives_process):
+        # In a replay nothing has begun, save for what outlived the crash, as a child did that was spawned before, and
+        # a sleep that an earlier attempt began.
+        if pending is None or self._refusal:
+            return
+        if not self.replaying or pending.kind.outlives_process or pending.kind is Kind.SLEEP:
             self._effects.append(Withdraw(pending))
 
     def refuse(self, why: str) -> None:

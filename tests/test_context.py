@@ -133,6 +133,47 @@ async def test_the_callers_context_variables_reach_the_run_its_steps_and_its_chi
         TENANT.reset(token)
 
 
+async def test_what_an_attempt_sets_is_not_seen_by_the_next_one(world: World) -> None:
+    seen: list[str] = []
+
+    @workflow(id="again", retries=2)
+    async def again(ctx: Context) -> str:
+        seen.append(TENANT.get())
+        TENANT.set(f"set by attempt {ctx.attempt}")
+        if ctx.attempt < 3:
+            raise ValueError
+        return await ctx.step.run("read", read)
+
+    async def read() -> str:
+        return TENANT.get()
+
+    token = TENANT.set("acme")
+    try:
+        assert await world.execute(again) == "set by attempt 3"
+    finally:
+        TENANT.reset(token)
+    assert seen == ["acme"] * 3
+
+
+async def test_a_recovered_run_has_the_context_of_who_opened_the_runtime_not_of_who_woke_it() -> None:
+    @workflow(id="sleeper")
+    async def sleeper(ctx: Context) -> list[str]:
+        await ctx.step.sleep("nap", "1m")
+        return [TENANT.get(), await ctx.step.run("read", TENANT.get)]
+
+    async with World(sleeper) as world:
+        runs = [await world.runtime.start(sleeper) for _ in range(2)]
+        await world.settle()
+        await world.reopen()
+        token = TENANT.set("somebody else")
+        try:
+            await world.runtime.start(sleeper)
+            await world.clock.advance("2m")
+        finally:
+            TENANT.reset(token)
+        assert [await world.result(run.run_id) for run in runs] == [["nobody", "nobody"]] * 2
+
+
 # Time and chance
 
 

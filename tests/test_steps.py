@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ import pytest
 import pytest_asyncio
 from kit import World
 
-from rotor_actors import Context, Workflow, workflow
+from rotor_actors import Context, RetryPolicy, Workflow, workflow
 from rotor_actors.errors import (
     DurationError,
     PayloadError,
@@ -552,6 +553,62 @@ async def test_a_sleep_that_an_attempt_left_goes_on_in_the_next_one(world: World
 
     began = world.clock.now()
     assert await world.execute(sleeper) == began + 10 * 3600
+
+
+@pytest.mark.parametrize("is_crashing", [False, True])
+async def test_a_sleep_that_an_attempt_left_waits_for_the_attempt_that_comes_to_it(is_crashing: bool) -> None:
+    """The second attempt fails before it comes to the sleep that the first one left."""
+
+    @workflow(id="sleeper", retries=RetryPolicy(5, initial="1m", factor=1, jitter=False))
+    async def sleeper(ctx: Context) -> float:
+        async def fail() -> None:
+            await asyncio.sleep(60)
+            raise RuntimeError("first attempt")
+
+        if ctx.attempt in (2, 3):
+            await asyncio.sleep(60)
+            raise RuntimeError("before the sleep")
+        if ctx.attempt == 1:
+            await asyncio.gather(ctx.step.sleep("long", "10h"), fail())
+        await ctx.step.sleep("long", "10h")
+        return ctx.now().timestamp()
+
+    async with World(sleeper) as world:
+        began = world.clock.now()
+        handle = await world.runtime.start(sleeper)
+        for _ in range(8):
+            await world.clock.advance("1m")
+            if is_crashing:
+                await world.reopen()
+        assert await world.result(handle.run_id) == began + 10 * 3600
+
+
+async def test_a_sleep_that_was_given_up_is_slept_anew_in_a_later_attempt() -> None:
+    @workflow(id="sleeper", retries=RetryPolicy(2, initial="1m", factor=1, jitter=False))
+    async def sleeper(ctx: Context) -> float:
+        if ctx.attempt == 1:
+            left = asyncio.ensure_future(ctx.step.sleep("long", "10h"))
+            await asyncio.sleep(1)
+            raise RuntimeError(f"leaves it under way: {left}")
+        if ctx.attempt == 2:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(60):
+                    await ctx.step.sleep("long", "10h")
+            await ctx.step.sleep("crash here", "1h")
+            raise RuntimeError("gave it up")
+        await ctx.step.sleep("long", "10h")
+        return ctx.now().timestamp()
+
+    ends: list[float] = []
+    for is_crashing in (False, True):
+        async with World(sleeper) as world:
+            began = world.clock.now()
+            handle = await world.runtime.start(sleeper)
+            await world.clock.advance("30m")
+            if is_crashing:
+                await world.reopen()
+            ends.append(await world.result(handle.run_id) - began)
+    assert ends == pytest.approx([1 + 60 + 60 + 3600 + 60 + 10 * 3600] * 2)
 
 
 # A scope that is cancelled
