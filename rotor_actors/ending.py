@@ -64,7 +64,9 @@ class Ending:
             run.cancellation.cleaned_up(run, task)
             return
         if task.cancelled():
-            error: BaseException | None = RotorError(f"{run.where}: raised CancelledError, though nobody cancelled it")
+            error: BaseException | None = RotorError(
+                f"{run.where}: raised CancelledError, though nobody had cancelled it"
+            )
         else:
             error = task.exception()
         if error is not None:

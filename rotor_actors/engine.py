@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from rotor_actors.errors import ErrorInfo, PayloadError, RotorError, StoreError
 from rotor_actors.finishing import Finishing
 from rotor_actors.invoking import Invoking
 from rotor_actors.kernel import Kernel, Options, Ports
+from rotor_actors.leftovers import Leftovers
 from rotor_actors.loading import Loaded, load
 from rotor_actors.map_state import EndPages
 from rotor_actors.messages import AttemptDue, MarkMap, Pending, TimerFired
@@ -39,7 +41,9 @@ from rotor_actors.run_actor import RunActor
 from rotor_actors.run_queue import Runnable
 from rotor_actors.run_timeouts import RunTimeouts
 from rotor_actors.step_task import StepTask
+from rotor_actors.threads import ThreadCall
 from rotor_actors.workflow import Workflow
+from supervisors import await_chain
 
 _logger = logging.getLogger("rotor_actors")
 
@@ -62,6 +66,8 @@ class Engine(Kernel):
         self.paging = Paging(self, self.ending)
         self.run_timeouts = RunTimeouts(self, self.finishing)
         self.features.add(self.run_timeouts)
+        self.grace = options.cancel_grace
+        self.leftovers = Leftovers(self.timers, self.now, self.grace, self._give_up)
         self.loading = 0
         self.to_load: list[Run] = []
         self.load_wanted = asyncio.Event()
@@ -194,6 +200,8 @@ class Engine(Kernel):
 
         def start() -> None:
             if not run.is_doomed:
+                if self.leftovers.hold((run.row.n, step.pending.key), start):
+                    return
                 step.start()
             self.steps.started(step)
 
@@ -231,11 +239,33 @@ class Engine(Kernel):
 
     def step_gone(self, step: StepTask, error: BaseException | None) -> None:
         self.steps.gone(step)
+        self.leftovers.ended(step)
         if step.run.cancellation is not None:
             step.run.cancellation.step_gone(step, error)
 
     def step_leaves(self, step: StepTask) -> None:
         self.steps.leaves(step)
+        run = step.run
+        if not run.is_doomed:  # else its cancellation has the grace period, and reports
+            self.leftovers.add((run.row.n, step.pending.key), step, step.where, run.row.run_id, step.task)
+
+    def thread_left(self, step: StepTask, call: ThreadCall) -> None:
+        run = step.run
+        if not run.is_doomed:
+            self.leftovers.add((run.row.n, step.pending.key), call, step.where, run.row.run_id)
+        self.threads.abandon(call, step.where, partial(self.leftovers.ended, call))
+
+    def execution_stuck(self, step: StepTask, task: asyncio.Task[Any]) -> None:
+        self.stuck.append(task)
+        _logger.warning(
+            "%s: timed out, and did not end within its grace period of %g s; nothing it does is recorded; it stands at %s",
+            step.where, self.grace, " > ".join(await_chain(task)), extra={"run_id": step.run.row.run_id},
+        )  # fmt: skip
+
+    def _give_up(self, what: object) -> None:
+        self.stuck.append(what)
+        if isinstance(what, StepTask):
+            self.steps.gone(what)
 
     @property
     def is_idle(self) -> bool:

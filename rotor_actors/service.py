@@ -170,6 +170,7 @@ class Service:
             self._stop_everything(_closed())
             await engine.stop_background()
             await self._steps_to_end(engine)
+            engine.threads.report_left()
             if self._failure is None:
                 if self._recovery is not None:
                     self._recovery.alarm(engine.now())  # nothing killed the process: it ends in good order

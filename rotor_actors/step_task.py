@@ -25,6 +25,7 @@ class StepHost(Protocol):
 
     timers: Timers
     threads: Threads
+    grace: float
 
     def now(self) -> float: ...
 
@@ -41,6 +42,14 @@ class StepHost(Protocol):
     def step_retries(self, step: StepTask, due: float, error: bytes) -> None: ...
 
     def step_leaves(self, step: StepTask) -> None: ...
+
+    def execution_stuck(self, step: StepTask, task: asyncio.Task[Any]) -> None:
+        """The step has timed out, and this execution of it did not end within its grace period: it is fenced."""
+        ...
+
+    def thread_left(self, step: StepTask, call: ThreadCall) -> None:
+        """A worker thread still executes the step, and nobody waits for that."""
+        ...
 
     def step_gone(self, step: StepTask, error: BaseException | None) -> None: ...
 
@@ -115,9 +124,15 @@ class StepTask:
         """Its timeout has passed, or its next execution is due."""
         if self._task is None:
             self._host.start_when_durable(self.run, self)
-        else:
+        elif not self._is_timed_out:
             self._is_timed_out = True
             self._task.cancel()
+            self._host.timers.add(self, now + self._host.grace)
+        else:
+            task, self._task = self._task, None
+            task.cancel()
+            self._host.execution_stuck(self, task)
+            self._failed(self._timeout_error())
 
     async def _execute(self) -> Any:
         spec = self.spec
@@ -138,8 +153,15 @@ class StepTask:
         self._host.timers.add(self, self._host.now() + self.spec.timeout)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
+        if task is not self._task:  # it was given up
+            _ = task.cancelled() or task.exception()
+            return
         self._task = None
         self._host.timers.discard(self)
+        if self._thread is not None:
+            if self._thread.is_running:
+                self._host.thread_left(self, self._thread)
+            self._thread = None
         if self.is_stopped:
             self._host.step_gone(self, None if task.cancelled() else task.exception())
             return

@@ -33,7 +33,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     ),
     "what authors see": ("step_specs", "fan_out", "step", "context", "define"),
     "actors": ("threads", "timers", "run_queue", "run", "live_tree", "step_task", "run_actor", "admission", "claims",
-        "in_flight", "features",
+        "in_flight", "leftovers", "features",
     ),
     "engine": (
         "kernel", "finishing", "invoking", "cancellation", "ending", "paging", "run_timeouts",
