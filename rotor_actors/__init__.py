@@ -16,9 +16,10 @@ from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
 from rotor_actors.stores.sqlite import SQLiteStore
 from rotor_actors.views import RunInfo, RunTree, StepInfo
-from rotor_actors.workflow import Cron, EndedRun, Event, Workflow, cron
+from rotor_actors.workflow import CancelOn, Cron, EndedRun, Event, Workflow, cron
 
 __all__ = [
+    "CancelOn",
     "CancelReport",
     "Clock",
     "Context",

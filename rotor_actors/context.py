@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
+from rotor_actors.body import Body
 from rotor_actors.durations import Duration
 from rotor_actors.retry import RetryPolicy
-from rotor_actors.step import Body, InvokeOutcome, Step, invoke_outcome
+from rotor_actors.step import InvokeOutcome, Step, invoke_outcome
 from rotor_actors.workflow import Event, Workflow
 
 In = TypeVar("In")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
 from rotor_actors.context import Context
 from rotor_actors.durations import Duration
 from rotor_actors.retry import RetryPolicy
-from rotor_actors.workflow import DEFAULT_RETRIES, Cron, EndedRun, Workflow
+from rotor_actors.workflow import DEFAULT_RETRIES, CancelOn, Cron, EndedRun, Workflow
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -34,6 +34,7 @@ def workflow(
     timeout: Duration | None = None,
     on_failure: Handler | None = None,
     on_cancel: Handler | None = None,
+    cancel_on: Sequence[CancelOn] = (),
 ) -> Decorator:
     """Make a workflow of an async function.
 
@@ -46,6 +47,7 @@ def workflow(
             `RunTimeoutError`, its children are cancelled, and it is not tried again.
         on_failure, on_cancel: `async def handler(ctx, ended: EndedRun)`, started as a run of its own when a run of
             this workflow failed for good or was cancelled: the place for durable compensation.
+        cancel_on: events that cancel its runs, e.g. `[CancelOn(event="order.cancelled", match="data.order_id")]`.
 
     Raises:
         WorkflowDefinitionError: what cannot work is refused here, by name.
@@ -60,7 +62,8 @@ def workflow(
 
     def decorate(fn: Callable[..., Coroutine[Any, Any, Any]], /) -> Workflow[Any, Any]:
         return Workflow(
-            id=id, fn=fn, on=on, retries=retries, timeout=timeout, on_failure=on_failure, on_cancel=on_cancel
+            id=id, fn=fn, on=on, retries=retries, timeout=timeout, on_failure=on_failure, on_cancel=on_cancel,
+            cancel_on=cancel_on,
         )  # fmt: skip
 
     return decorate

@@ -12,6 +12,7 @@ from rotor_actors.errors import (
     DurationError,
     EffectOutsideStepError,
     ErrorInfo,
+    ExpressionError,
     InvokeDepthError,
     InvokeTargetError,
     NonDeterminismError,
@@ -42,7 +43,8 @@ from rotor_actors.retry import RetryPolicy, RetryRecord, is_retriable, leaves, n
 from rotor_actors.run import Phase, Run
 
 # The code is wrong, and the same code would fail in the same way again.
-_PROGRAMMING_ERRORS = (DurationError, EffectOutsideStepError, InvokeDepthError, InvokeTargetError, NonDeterminismError,
+_PROGRAMMING_ERRORS = (DurationError, EffectOutsideStepError, ExpressionError, InvokeDepthError, InvokeTargetError,
+                       NonDeterminismError,
                        PayloadError, RunExistsError, StepRefusedError, WorkflowDefinitionError)  # fmt: skip
 
 _OUTCOME_OF = {RunStatus.COMPLETED: OutcomeStatus.COMPLETED, RunStatus.FAILED: OutcomeStatus.FAILED}

@@ -18,6 +18,10 @@ from rotor_actors.cancellation import Cancellation
 from rotor_actors.context import Context
 from rotor_actors.ending import Ending
 from rotor_actors.errors import ErrorInfo, PayloadError, RotorError, StoreError
+from rotor_actors.events.cancelling import CancelOns
+from rotor_actors.events.sending import Sending
+from rotor_actors.events.signals import Signals
+from rotor_actors.events.waiting import EventWaits
 from rotor_actors.finishing import Finishing
 from rotor_actors.invoking import Invoking
 from rotor_actors.kernel import Kernel, Options, Ports
@@ -28,6 +32,7 @@ from rotor_actors.messages import AttemptDue, MarkMap, Pending, TimerFired
 from rotor_actors.paging import Paging
 from rotor_actors.payload import Codec
 from rotor_actors.records import (
+    EventNote,
     Kind,
     Outcome,
     OutcomeStatus,
@@ -68,6 +73,12 @@ class Engine(Kernel):
         self.features.add(self.run_timeouts)
         self.grace = options.cancel_grace
         self.leftovers = Leftovers(self.timers, self.now, self.grace, self._give_up)
+        self.waits = EventWaits(self)
+        self.signals = Signals(self)
+        self.cancel_ons = CancelOns(self)
+        self.sending = Sending(self, self.finishing, self.waits, self.cancel_ons)
+        for feature in (self.waits, self.signals, self.cancel_ons, self.sending):
+            self.features.add(feature)
         self.loading = 0
         self.to_load: list[Run] = []
         self.load_wanted = asyncio.Event()
@@ -145,7 +156,7 @@ class Engine(Kernel):
             try:
                 data = self._handler_data(workflow, blob) if workflow.handles else codec.decode(blob or b"\xc0")
             except (PayloadError, msgspec.MsgspecError) as error:
-                return _raise(PayloadError(f"{run.where}: its stored input does not fit {workflow.fn!r}: {error}"))
+                return _raise(PayloadError(f"{run.where}: {_what_started(run)} does not fit {workflow.fn!r}: {error}"))
             return workflow.fn(context, data)
 
         return make
@@ -348,6 +359,12 @@ class Engine(Kernel):
     def cleaned_up(self, run: Run, task: asyncio.Task[Any]) -> None:
         if run.cancellation is not None:
             run.cancellation.cleaned_up(run, task)
+
+
+def _what_started(run: Run) -> str:
+    if run.row.event is None:
+        return "its stored input"
+    return f"the data of event {msgspec.msgpack.decode(run.row.event, type=EventNote).name!r}"
 
 
 async def _raise(error: RotorError) -> Any:

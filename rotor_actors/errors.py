@@ -15,6 +15,7 @@ __all__ = [
     "DurationError",
     "EffectOutsideStepError",
     "ErrorInfo",
+    "ExpressionError",
     "InvokeDepthError",
     "InvokeTargetError",
     "NonDeterminismError",
@@ -27,6 +28,9 @@ __all__ = [
     "RunNotFoundError",
     "RunTimeoutError",
     "RuntimeStateError",
+    "SignalInUseError",
+    "SignalNotFoundError",
+    "SignalTimeoutError",
     "StepFailedError",
     "StepRefusedError",
     "StepTimeoutError",
@@ -202,6 +206,40 @@ class QuorumError(RotorError):
     def __init__(self, message: str, *, outcomes: tuple[object, ...] = ()) -> None:
         super().__init__(message)
         self.outcomes = outcomes
+
+
+class SignalTimeoutError(RotorError):
+    """No signal of that name came within the `timeout` of `step.wait_for_signal`.
+
+    Attributes:
+        signal: its name. timeout: how long it was waited for, in seconds.
+    """
+
+    def __init__(self, message: str, *, signal: str = "", timeout: float = 0.0) -> None:
+        super().__init__(message)
+        self.signal = signal
+        self.timeout = timeout
+
+
+class SignalNotFoundError(RotorError, LookupError):
+    """No run waits for a signal of this name now."""
+
+
+class SignalInUseError(RotorError):
+    """Another step waits for a signal of this name already: a signal has one receiver."""
+
+
+class ExpressionError(RotorError, ValueError):
+    """A `match` path or a `where` expression that cannot work; the message shows the place.
+
+    Attributes:
+        expression: the text. position: the offset in it, from 0.
+    """
+
+    def __init__(self, message: str, *, expression: str = "", position: int = 0) -> None:
+        super().__init__(message)
+        self.expression = expression
+        self.position = position
 
 
 class WorkflowDefinitionError(RotorError, ValueError):

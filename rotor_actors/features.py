@@ -34,6 +34,9 @@ class Feature:
     def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
         """A workflow was registered; those named to the runtime are, before `open`."""
 
+    def run_known(self, run: Run) -> None:
+        """A run whose workflow is known is in the tree: created, recovered, or its workflow was registered just now."""
+
     def run_ends(self, run: Run) -> Iterable[Entry]:
         """The run is about to be completed, failed or cancelled; what is given goes into the same entry.
 
@@ -84,7 +87,8 @@ class Features:
         self._all: list[Feature] = []
         self._by_kind: dict[Kind, StepFeature] = {}
         self._stepping: list[StepFeature] = []
-        # Only those with an interest are asked at each end: it is on the path of every run.
+        # Only those with an interest are asked at each start and end: they are on the path of every run.
+        self._at_starts: list[Feature] = []
         self._at_ends: list[Feature] = []
         self._after_ends: list[Feature] = []
 
@@ -93,6 +97,8 @@ class Features:
         if isinstance(feature, StepFeature):
             self._stepping.append(feature)
             self._by_kind.update(dict.fromkeys(feature.kinds, feature))
+        if type(feature).run_known is not Feature.run_known:
+            self._at_starts.append(feature)
         if type(feature).run_ends is not Feature.run_ends:
             self._at_ends.append(feature)
         if type(feature).run_ended is not Feature.run_ended:
@@ -125,6 +131,10 @@ class Features:
                 if waiting := feature.waiting(run):
                     found = {**(found or {}), **waiting}
         return found
+
+    def run_known(self, run: Run) -> None:
+        for feature in self._at_starts:
+            feature.run_known(run)
 
     def run_ends(self, runs: Iterable[Run]) -> list[Entry]:
         """What goes into the entry of these runs' ends."""

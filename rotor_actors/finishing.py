@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from rotor_actors.errors import ErrorInfo
+from rotor_actors.errors import ErrorInfo, PayloadError
 from rotor_actors.ids import handler_run_id
 from rotor_actors.kernel import Kernel
+from rotor_actors.payload import Codec
 from rotor_actors.records import Entry, RunCreated, RunFlag, RunRow
 from rotor_actors.run import Phase, Run
 from rotor_actors.workflow import EndedRun, Workflow
@@ -22,6 +23,14 @@ class HandlerInput(msgspec.Struct, frozen=True):
     data: bytes | None
     error: ErrorInfo | None
     reason: str
+
+
+def _decoded(codec: Codec, untyped: Codec, data: bytes) -> Any:
+    """Data that does not fit its annotation may be why the run failed: its handler is given it as it came."""
+    try:
+        return codec.decode(data)
+    except PayloadError:
+        return untyped.decode(data)
 
 
 class Finishing:
@@ -86,5 +95,5 @@ class Finishing:
         """What a handler of `workflow` is given."""
         stored = msgspec.msgpack.decode(blob, type=HandlerInput)
         codec = self._kernel.registry.data_codec(workflow)
-        data = None if stored.data is None else codec.decode(stored.data)
+        data = None if stored.data is None else _decoded(codec, self._kernel.registry.codecs.of(Any), stored.data)
         return EndedRun(stored.run_id, stored.workflow_id, data, stored.error, stored.reason)

@@ -91,5 +91,11 @@ def handler_run_id(run_id: str, event: str) -> str:
     return _as_uuid(blake2b(f"{run_id}:{event}".encode(), digest_size=16).hexdigest(), "8")
 
 
+def derived_id(run_id: str, key: bytes, number: int) -> str:
+    """The id of an event that a step sends: a pure function of its place."""
+    digest = blake2b(f"{run_id}:event:{number}:".encode() + key, digest_size=16).hexdigest()
+    return _as_uuid(digest, "8")
+
+
 def _as_uuid(digits: str, version: str) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{version}{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

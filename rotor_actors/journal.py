@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 
 from aiorwlock import RWLock
 
 from rotor_actors.errors import StoreError, StoreFullError
 from rotor_actors.executor import Executor
-from rotor_actors.records import Entry, RunRested
+from rotor_actors.records import Entry, RunRested, Together
 from rotor_actors.stores.base import Store
 
 _logger = logging.getLogger("rotor_actors")
@@ -76,6 +77,7 @@ class Journal:
         self._flushers: dict[asyncio.Future[None], int] = {}  # in the order in which they came
         self._impatient: set[asyncio.Future[None]] = set()
         self._is_direct = False
+        self._is_one_act = False
         self._is_committing = False
         self.effects_waiting = 0
         self.failure: StoreError | None = None
@@ -88,19 +90,39 @@ class Journal:
         """The number that the entry appended next will get."""
         return self.last_seq + 1
 
-    def append(self, entry: Entry, numbers: int = 1) -> int:
-        """Append an entry, which a crash keeps or loses as a whole, and return its number.
-
-        With several `numbers` it is the last of as many; those before are for what is within it.
-        """
-        self.last_seq = entry.seq = seq = self.last_seq + numbers
+    def append(self, entry: Entry) -> int:
+        """Append an entry, which a crash keeps or loses as a whole, and return its number."""
+        self.last_seq = entry.seq = seq = self.last_seq + 1
         batch = self._batches[-1]
-        if len(batch.entries) >= ENTRIES_PER_COMMIT:
+        if len(batch.entries) >= ENTRIES_PER_COMMIT and not self._is_one_act:
             batch = _Batch(seq)
             self._batches.append(batch)
         batch.entries.append(entry)
         batch.last_seq = seq
         return seq
+
+    @contextmanager
+    def one_act(self) -> Generator[None, None, None]:
+        """A crash keeps or loses as a whole all that is appended within, by whomever. Nothing may be awaited in it.
+
+        Each entry has its own number, as ever. An act within another is part of it.
+        """
+        if self._is_one_act:
+            yield
+            return
+        batch = self._batches[-1]
+        if len(batch.entries) >= ENTRIES_PER_COMMIT:
+            batch = _Batch(self.last_seq)
+            self._batches.append(batch)
+        before = len(batch.entries)
+        self._is_one_act = True
+        try:
+            yield
+        finally:
+            self._is_one_act = False
+            act = batch.entries[before:]
+            if len(act) > 1:
+                batch.entries[before:] = [Together(act, batch.last_seq)]
 
     def note_rest(self, n: int, rest_seq: int, wake_at: float | None) -> None:
         """Run `n` is at rest: write so with a commit that holds `rest_seq`, and recovery need not replay it.

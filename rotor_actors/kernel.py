@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -69,6 +69,7 @@ class Options(msgspec.Struct, frozen=True):
     strict_replay: bool = False
     payload_limit: int = 4 * 2**20
     max_recoveries: int = 10
+    remember_event_ids: float = 86_400.0
 
 
 class Ports(msgspec.Struct):
@@ -176,20 +177,6 @@ class Kernel(ABC):
         self.progressed(run)
         run.post(StepEnded(row.key, outcome, seq, row.at))
 
-    def record_outcomes(self, ended: Sequence[tuple[Run, StepRow, Outcome]], also: Sequence[Entry] = ()) -> int:
-        """Record outcomes of steps of any runs, and what is to be recorded also, as one entry, and post them.
-
-        Each outcome has a number of its own, for one run may be told of several. The newest number is given.
-        """
-        for number, (_, row, _) in enumerate(ended, self.journal.next_seq):
-            row.seq = number
-        entries: list[Entry] = [StepRecorded(row) for _, row, _ in ended]
-        seq = self.journal.append(Together([*entries, *also]), numbers=max(1, len(ended)))
-        for run, row, outcome in ended:
-            self.progressed(run)
-            run.post(StepEnded(row.key, outcome, row.seq, row.at))
-        return seq
-
     def put_item(self, item: ItemRow, owner: Run | None = None) -> ItemPut:
         """The entry of an item, to be appended; with an owner it goes with that run's end."""
         if owner is not None:
@@ -239,6 +226,7 @@ class Kernel(ABC):
         run = Run(self, row.copy(), parent, Phase.FRESH)
         run.workflow, run.caller_context = workflow, None if context is None else context.copy()
         self.tree.add(run)
+        self.features.run_known(run)
         if parent is not None or self.admission.admit(run):
             self.queue(run)
         return run
@@ -253,6 +241,7 @@ class Kernel(ABC):
         self.features.workflow_known(workflow)
         for run in self.tree.orphans_of(workflow.id):
             run.workflow = workflow
+            self.features.run_known(run)
             if not self.admission.is_held(run):
                 run.phase = Phase.STORED
                 run.post(AttemptDue(0.0))

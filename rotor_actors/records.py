@@ -34,6 +34,9 @@ class Kind(StrEnum):
     SLEEP = "sleep"
     MAP = "map"
     """A map was begun: its children are invokes whose keys begin with this one. It has no outcome of its own."""
+    WAIT_FOR_EVENT = "wait-for-event"
+    WAIT_FOR_SIGNAL = "wait-for-signal"
+    SEND_EVENT = "send-event"
     TIMER = "timer"
     """A timer of the body fired; `target` is its number."""
     STEP_RETRY = "step-retry"
@@ -116,6 +119,8 @@ class RunRow(msgspec.Struct, gc=False):
     """Of the workflow when the run was created; None where it names none."""
     origin_run_id: str | None = None
     """The run that this one was restarted or forked from."""
+    event: bytes | None = None
+    """The encoded `EventNote` of a run that an event or a schedule started; its input is the event's data, as sent."""
 
     status: RunStatus = RunStatus.RUNNING
     attempt: int = 1
@@ -174,6 +179,14 @@ class ChildRow(msgspec.Struct, gc=False):
     end_seq: int | None
     result: bytes | None
     error: bytes | None
+
+
+class EventNote(msgspec.Struct, frozen=True, gc=False):
+    """What is kept of an event beside its data."""
+
+    name: str
+    id: str
+    at: float
 
 
 class ItemRow(msgspec.Struct, gc=False):

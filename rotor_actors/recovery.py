@@ -62,6 +62,9 @@ class Recovery:
                 if run is not None:
                     (under_way if self._is_under_way(run, found) else resting).append(run)
         self._engine.features.open({space: self._intact(items[space]) for space in items})
+        for recovered in self._engine.tree:
+            if recovered.workflow is not None:
+                self._engine.features.run_known(recovered)
         self._set_aside_damaged(live)
         self._replay(under_way)
         self._engine.admit_held()

@@ -32,7 +32,7 @@ from rotor_actors.messages import (
     Withdraw,
 )
 from rotor_actors.payload import Codec
-from rotor_actors.records import ChildRow, Kind, StepRow
+from rotor_actors.records import ChildRow, EventNote, Kind, StepRow
 from rotor_actors.run import Run
 from rotor_actors.run_loop import RunLoop
 from rotor_actors.run_state import RunState
@@ -645,6 +645,10 @@ class RunActor:
         workflow = self._run.workflow
         assert workflow is not None
         row = self._run.row
+        if row.event is not None:
+            note = msgspec.msgpack.decode(row.event, type=EventNote)
+            data = None if row.input is None else self._host.codec_of(Any).decode(row.input)
+            return Event(note.name, data, note.id, _utc(note.at))
         data = self._host.codecs_of(workflow)[0].decode(row.input) if row.input is not None else None
         name = workflow.on if isinstance(workflow.on, str) else workflow.id
         return Event(name, data, row.run_id, _utc(row.created_at))

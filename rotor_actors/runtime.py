@@ -15,6 +15,7 @@ from rotor_actors.errors import RuntimeStateError, StoreError
 from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
 from rotor_actors.ids import Ids, RandomIds
 from rotor_actors.kernel import Options, Ports
+from rotor_actors.messaging import Messaging
 from rotor_actors.service import Service
 from rotor_actors.serving import Serving
 from rotor_actors.stores.base import Store
@@ -24,7 +25,7 @@ from rotor_actors.workflow import Workflow
 from supervisors import ChildSpec, Restart
 
 
-class Runtime(Serving):
+class Runtime(Serving, Messaging):
     """Runs workflows, durably. Use it with `async with`, which may be entered and left in different tasks.
 
     Args:
@@ -43,6 +44,7 @@ class Runtime(Serving):
             as failed: it seems to end the process each time.
         control: listen at a Unix socket beside the store's file, for the owner's rights only, so that `rotor` (the
             command line) can ask this process to cancel, send and the like.
+        remember_event_ids: for how long an event that is sent with the same id again is not delivered again.
         clock, ids, rng: time, new run ids and chance, for tests.
         executor: makes, by name, what the store's blocking calls are made in; one for writing, one for reading. None:
             a thread each.
@@ -78,6 +80,7 @@ class Runtime(Serving):
         payload_limit: int = 4 * 2**20,
         max_recoveries: int = 10,
         control: bool = True,
+        remember_event_ids: Duration = "24h",
         clock: Clock | None = None,
         ids: Ids | None = None,
         rng: random.Random | None = None,
@@ -92,6 +95,7 @@ class Runtime(Serving):
             strict_replay=strict_replay,
             payload_limit=payload_limit,
             max_recoveries=max_recoveries,
+            remember_event_ids=seconds(remember_event_ids, name="remember_event_ids", exclusive=True),
         )
         chance = rng or random.Random()
         chosen = _chosen_store(store)

@@ -10,7 +10,8 @@ from rotor_actors.engine import Engine
 from rotor_actors.errors import PayloadError, RunExistsError
 from rotor_actors.handle import RunHandle
 from rotor_actors.ids import checked_run_id
-from rotor_actors.records import RunCreated, RunRow, RunStatus
+from rotor_actors.records import RunRow
+from rotor_actors.roots import start_root
 from rotor_actors.run import Run
 from rotor_actors.step import encode_data, encode_headers
 from rotor_actors.waiting import Waiting
@@ -71,24 +72,8 @@ class Starting(Waiting):
     def _create(
         self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str
     ) -> Run:
-        now, n = engine.now(), engine.tree.next_n()
-        is_queued = engine.admission.is_full_up
-        row = RunRow(
-            n=n,
-            run_id=run_id,
-            workflow_id=workflow.id,
-            root_n=n,
-            root_run_id=run_id,
-            created_at=now,
-            input=data,
-            headers=headers,
-            status=RunStatus.QUEUED if is_queued else RunStatus.RUNNING,
-            attempt_at=None if is_queued else now,
-        )
-        seq = engine.journal.append(RunCreated(row))
-        run = engine.create(row, workflow, None, contextvars.copy_context())
-        run.seen_seq = seq
-        return run
+        context = contextvars.copy_context()
+        return start_root(engine, workflow, data, run_id, headers=headers, context=context)
 
     async def _start_as(
         self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any, Generic, Literal, NamedTuple, NoReturn, Protocol, TypeVar, TypeVarTuple, overload
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, TypeVarTuple, overload
 
 import msgspec
 
+from rotor_actors.body import NIL, Body, checked_step_id
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import (
     ErrorInfo,
@@ -20,14 +21,14 @@ from rotor_actors.errors import (
     WorkflowFailedError,
     WorkflowTimeoutError,
 )
-from rotor_actors.fan_out import FanOut, Mapper
+from rotor_actors.fan_out import FanOut
 from rotor_actors.ids import checked_run_id, is_storable, map_index_of
-from rotor_actors.map_state import MapState
 from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.payload import Codec
 from rotor_actors.records import Kind, OutcomeStatus
 from rotor_actors.remote_errors import RecordedError, rebuild
 from rotor_actors.retry import RetryPolicy
+from rotor_actors.step_events import EventSteps
 from rotor_actors.step_specs import InvokeSpec, RunSpec, SleepSpec
 from rotor_actors.workflow import Workflow
 
@@ -39,9 +40,6 @@ Ts = TypeVarTuple("Ts")
 
 STEP_TIMEOUT: Duration = "5m"
 LONGEST_INVOKE = 24 * 3600.0
-
-NIL = b"\xc0"
-"""None, encoded."""
 
 
 class Invocation(NamedTuple, Generic[R]):
@@ -75,49 +73,10 @@ class InvokeOutcome(msgspec.Struct, Generic[Out], frozen=True):
         return not (self.is_failed or self.is_canceled or self.is_timed_out)
 
 
-class Body(Mapper, Protocol):
-    """What a running attempt offers to `Step` and `Context`."""
-
-    where: str
-
-    def ask(self, step_id: str, kind: Kind, target: str, spec: object) -> StepEnded | Pending:
-        """Ask for a step: its outcome where it is known, else one to come, with the future to wait for it."""
-        ...
-
-    def open_map(self, step_id: str, target: str) -> MapState:
-        """Begin a map over the workflow `target`."""
-        ...
-
-    def note_failure(self, error: BaseException, key: bytes) -> None:
-        """The body is about to see this failure of a step: if it ends the attempt, the step runs again."""
-        ...
-
-    def now(self) -> float: ...
-
-    def seconds(self, value: Duration, name: str, maximum: float | None = None) -> float:
-        """`durations.seconds` above zero, with a memory: a timeout is mostly one of a few texts."""
-        ...
-
-    def codec_of(self, annotation: object) -> Codec: ...
-
-    def step_codec(self, fn: Callable[..., Any]) -> Codec: ...
-
-    def workflow(self, workflow_id: str) -> Workflow[Any, Any]: ...
-
-    def check_invoke(self, step_id: str, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]:
-        """Register the target, check the depth, and give the codecs of its data and its result."""
-        ...
-
-    async def cancel(self, reason: str) -> NoReturn: ...
-
-
-class Step:
+class Step(EventSteps):
     """The steps of one run. Each is memoized under a hash of `stepId:counter`, the counter counting uses of that id."""
 
-    __slots__ = ("_body",)
-
-    def __init__(self, body: Body) -> None:
-        self._body = body
+    __slots__ = ()
 
     @overload
     async def run(
@@ -175,7 +134,7 @@ class Step:
             policy=None if retries is None else RetryPolicy.of(retries),
             codec=self._body.step_codec(fn),
         )
-        asked = self._body.ask(_checked_id(id), Kind.RUN, "", spec)
+        asked = self._body.ask(checked_step_id(id), Kind.RUN, "", spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
         if ended.outcome.status is OutcomeStatus.COMPLETED:
             if isinstance(asked, Pending) and asked.value is not msgspec.UNSET:
@@ -223,7 +182,7 @@ class Step:
         limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
         spec = _invoke_spec(workflow, codecs[0], data, limit, headers, retries, retry_delay, run_id,
                             on_parent_close)  # fmt: skip
-        asked = self._body.ask(_checked_id(id), Kind.INVOKE, workflow.id, spec)
+        asked = self._body.ask(checked_step_id(id), Kind.INVOKE, workflow.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
         return _invocation(ended, codecs[1])
 
@@ -251,7 +210,7 @@ class Step:
         limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
         spec = _invoke_spec(target, data_codec, data, limit, headers, retries, retry_delay, run_id,
                             on_parent_close)  # fmt: skip
-        asked = self._body.ask(_checked_id(id), Kind.INVOKE, target.id, spec)
+        asked = self._body.ask(checked_step_id(id), Kind.INVOKE, target.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
         return _invocation(ended, self._body.codec_of(returns))
 
@@ -307,7 +266,9 @@ class Step:
         def spec_of(item: Any) -> InvokeSpec:
             return _invoke_spec(workflow, codecs[0], item, limit, headers, retries, retry_delay, None, "cancel")
 
-        return _ends(self._body, _checked_id(id), workflow, items, concurrency, on_error == "raise", spec_of, codecs[1])
+        return _ends(
+            self._body, checked_step_id(id), workflow, items, concurrency, on_error == "raise", spec_of, codecs[1]
+        )
 
     async def quorum(
         self,
@@ -378,7 +339,7 @@ class Step:
             DurationError: not a duration.
         """
         due = self._body.now() + seconds(duration, name="duration")
-        asked = self._body.ask(_checked_id(id), Kind.SLEEP, "", SleepSpec(due))
+        asked = self._body.ask(checked_step_id(id), Kind.SLEEP, "", SleepSpec(due))
         if isinstance(asked, Pending):
             await asked.future
 
@@ -392,7 +353,7 @@ class Step:
             raise ValueError(
                 f"step {id!r}: sleep_until needs a datetime with a time zone, e.g. datetime.now(timezone.utc); got {when}"
             )
-        asked = self._body.ask(_checked_id(id), Kind.SLEEP, "", SleepSpec(when.timestamp()))
+        asked = self._body.ask(checked_step_id(id), Kind.SLEEP, "", SleepSpec(when.timestamp()))
         if isinstance(asked, Pending):
             await asked.future
 
@@ -445,7 +406,7 @@ async def invoke_outcome(
     codecs = body.check_invoke(id, _checked_workflow(body, id, workflow))
     limit = body.seconds(timeout, "timeout", LONGEST_INVOKE)
     spec = _invoke_spec(workflow, codecs[0], data, limit, headers, retries, retry_delay, run_id, "cancel")
-    asked = body.ask(_checked_id(id), Kind.INVOKE, workflow.id, spec)
+    asked = body.ask(checked_step_id(id), Kind.INVOKE, workflow.id, spec)
     ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
     return _as_outcome(ended, codecs[1])
 
@@ -551,12 +512,6 @@ def decode_error(blob: bytes | None) -> ErrorInfo:
 def decode_reason(blob: bytes | None) -> str:
     """Why a run was cancelled, or ""."""
     return "" if blob is None else msgspec.msgpack.decode(blob, type=str)
-
-
-def _checked_id(id: str) -> str:
-    if not isinstance(id, str) or not id or not is_storable(id):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"a step's id must be a non-empty string, e.g. 'fetch-page'; got {id!r}")
-    return id
 
 
 def _checked_callable(body: Body, id: str, fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,3 +37,33 @@ class SleepSpec(msgspec.Struct, frozen=True, gc=False):
     """`step.sleep` and `step.sleep_until`: when it ends."""
 
     due: float
+
+
+class WaitForEventSpec(msgspec.Struct, frozen=True, gc=False):
+    """`step.wait_for_event`: until when, and what the event must be like. The expressions are checked already."""
+
+    due: float
+    match: str | None
+    where: str | None
+
+
+class WaitForSignalSpec(msgspec.Struct, frozen=True, gc=False):
+    """`step.wait_for_signal`: until when, and how long that is."""
+
+    due: float
+    timeout: float
+
+
+class EventRecord(msgspec.Struct, frozen=True, gc=False):
+    """An event as it is sent and stored: its data encoded; without an id it is not known whether it was sent before."""
+
+    name: str
+    data: bytes
+    id: str = ""
+    at: float | None = None
+
+
+class SendEventSpec(msgspec.Struct, frozen=True, gc=False):
+    """`step.send_event`."""
+
+    events: tuple[EventRecord, ...]

@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
+from rotor_actors.body import NIL
 from rotor_actors.controlling import Controlling
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.engine import Engine
@@ -14,7 +15,7 @@ from rotor_actors.handle import RunHandle
 from rotor_actors.looking import Looking
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.run import Run
-from rotor_actors.step import NIL, decode_error, decode_reason
+from rotor_actors.step import decode_error, decode_reason
 
 
 class Waiting(Controlling, Looking):

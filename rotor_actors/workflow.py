@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +11,7 @@ import msgspec
 
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import DurationError, ErrorInfo, WorkflowDefinitionError
+from rotor_actors.events.expression import condition
 from rotor_actors.ids import is_storable
 from rotor_actors.retry import RetryPolicy
 
@@ -43,6 +44,35 @@ class Event(msgspec.Struct, frozen=True):
     timestamp: datetime | None = None
 
 
+class CancelOn(msgspec.Struct, frozen=True):
+    """An event that cancels runs: `@workflow(cancel_on=[CancelOn(…)])`.
+
+    Attributes:
+        event: its name.
+        match: a path such as `"data.order_id"`: the event and the one that started the run have the same value there.
+        where: an expression such as `"event.data.user_id == own.data.user_id"`; see `step.wait_for_event`.
+        within: for how long after the run was started; None: until it ends.
+
+    Raises:
+        ExpressionError, DurationError, ValueError: what cannot work.
+    """
+
+    event: str
+    match: str | None = None
+    where: str | None = None
+    within: Duration | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.event, str) or not self.event.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"CancelOn needs an event's name, e.g. CancelOn('order.cancelled'); got {self.event!r}")
+        condition(self.match, self.where)
+        self.within_seconds()
+
+    def within_seconds(self) -> float | None:
+        """`within` as a number."""
+        return None if self.within is None else seconds(self.within, name="within", exclusive=True)
+
+
 class EndedRun(msgspec.Struct, Generic[In]):
     """What an `on_failure` or `on_cancel` handler is told of the run that ended.
 
@@ -69,6 +99,7 @@ class Workflow(Generic[In, Out]):
         on: the event name or `Cron` that starts it, or None: started directly or invoked.
         retries: what happens when an attempt fails.
         timeout: how long a run may take, in seconds, over all its attempts; None for any time.
+        cancel_on: the events that cancel its runs.
         on_failure, on_cancel: workflows that the runtime starts, as runs of their own, after such an end.
     """
 
@@ -82,6 +113,7 @@ class Workflow(Generic[In, Out]):
         timeout: Duration | None = None,
         on_failure: Callable[..., Awaitable[object]] | None = None,
         on_cancel: Callable[..., Awaitable[object]] | None = None,
+        cancel_on: Sequence[CancelOn] = (),
     ) -> None:
         self.id = _checked_id(id)
         self.fn = _checked_function(id, fn)
@@ -89,6 +121,7 @@ class Workflow(Generic[In, Out]):
         self.retries = RetryPolicy.of(retries)
         self.timeout = _checked_timeout(id, timeout)
         self.takes_data = len(_positional(fn)) > 1
+        self.cancel_on = _checked_cancel_on(self, cancel_on)
         self.on_failure = _handler(self, "on_failure", on_failure)
         self.on_cancel = _handler(self, "on_cancel", on_cancel)
         self.handles: Workflow[Any, Any] | None = None
@@ -174,6 +207,20 @@ def _checked_trigger(id: str, on: str | Cron | None) -> str | Cron | None:
     raise WorkflowDefinitionError(
         f"workflow {id!r}: on={on!r} is no trigger; give an event name, cron('…'), or leave it out"
     )
+
+
+def _checked_cancel_on(workflow: Workflow[Any, Any], cancel_on: Sequence[CancelOn]) -> tuple[CancelOn, ...]:
+    if isinstance(cancel_on, CancelOn) or not all(isinstance(each, CancelOn) for each in cancel_on):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise WorkflowDefinitionError(
+            f"workflow {workflow.id!r}: cancel_on takes a list: cancel_on=[CancelOn(event='order.cancelled', …)]; got {cancel_on!r}"
+        )
+    for each in cancel_on:
+        if each.match is not None and not isinstance(workflow.on, str) and (not workflow.takes_data or workflow.on):
+            raise WorkflowDefinitionError(
+                f"workflow {workflow.id!r}: cancel_on=[CancelOn({each.event!r}, match={each.match!r})]: what starts it has no "
+                f"data that the event could match; write where=… instead, or give the function a data parameter"
+            )
+    return tuple(cancel_on)
 
 
 def _handler(

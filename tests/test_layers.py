@@ -21,7 +21,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     "vocabulary": (
         "errors", "error_texts", "ids", "durations", "clock", "executor", "alarms", "retry", "annotations",
         "payload_hooks", "payload_types", "payload_check", "payload_json", "payload", "error_values", "remote_errors",
-        "workflow", "registry",
+        "events", "events.expression", "workflow", "registry",
     ),
     "records": ("records", "messages", "waits"),
     "core": ("loading", "map_state", "run_state", "loop_handles", "loop_tasks", "run_loop", "set_order"),
@@ -31,12 +31,13 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "stores.sqlite_writing", "stores.sqlite_reader", "stores.sqlite_view",
         "stores.sqlite", "stores.memory", "journal",
     ),
-    "what authors see": ("step_specs", "fan_out", "step", "context", "define"),
+    "what authors see": ("step_specs", "fan_out", "body", "step_events", "step", "context", "define"),
     "actors": ("threads", "timers", "run_queue", "run", "live_tree", "step_task", "run_actor", "admission", "claims",
         "in_flight", "leftovers", "features",
     ),
     "engine": (
-        "kernel", "finishing", "invoking", "cancellation", "ending", "paging", "run_timeouts",
+        "kernel", "roots", "finishing", "invoking", "cancellation", "ending", "paging", "run_timeouts",
+        "events.waiters", "events.own", "events.waiting", "events.signals", "events.cancelling", "events.sending",
         "engine", "loader", "recovery", "service",
     ),
     "dashboard": (
@@ -46,7 +47,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     ),
     "faces": (
         "live_waits", "views", "handle", "reading", "introspection", "access", "looking", "controlling", "waiting",
-        "starting", "control", "steering", "showing", "serving", "runtime", "runtime_view", "",
+        "starting", "messaging", "control", "steering", "showing", "serving", "runtime", "runtime_view", "",
     ),
     "command line": (
         "cli", "cli.main", "cli.output", "cli.targets", "cli.looking", "cli.live", "cli.running", "cli.watching",

@@ -66,9 +66,11 @@ CREATE TABLE rotor_transactions(
 ) WITHOUT ROWID;
 """
 
+_EVENTS = "ALTER TABLE runs ADD COLUMN event BLOB;"
+
 # The step at position i makes version i + 1 of version i. A new file takes all of them: never change one that was
 # released, add another.
-STEPS_TO_VERSION = (_RUNS_AND_STEPS, _ITEMS, _LOOKING)
+STEPS_TO_VERSION = (_RUNS_AND_STEPS, _ITEMS, _LOOKING, _EVENTS)
 SCHEMA_VERSION = len(STEPS_TO_VERSION)
 
 RUN_FIELDS = RunRow.__struct_fields__
@@ -84,7 +86,7 @@ STEP_COLUMNS = (*STEP_FIELDS, "crc")
 CHILD_COLUMNS = (*CHILD_FIELDS, "result_crc")
 ITEM_COLUMNS = (*ITEM_FIELDS, "crc")
 
-BLOBS = frozenset({"parent_key", "input", "headers", "retries", "result", "error", "key", "payload", "body"})
+BLOBS = frozenset({"parent_key", "input", "headers", "retries", "event", "result", "error", "key", "payload", "body"})
 
 
 def blob_positions(columns: tuple[str, ...]) -> tuple[int, ...]:

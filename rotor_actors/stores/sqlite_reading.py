@@ -127,14 +127,14 @@ class Decoder:
         if not is_input_intact:
             if not run.flags & RunFlag.DAMAGED:
                 raise self._damaged(f"the input of run {run.run_id}")
-            run.input = run.headers = run.retries = None
+            run.input = run.headers = run.retries = run.event = None
         return run
 
     def run_or_mark(self, values: list[Any]) -> RunRow:
         """The run; payloads that do not match their checksum are left out, and the run is marked as damaged."""
         run, is_input_intact, is_result_intact = self._run(values)
         if not is_input_intact:
-            run.input = run.headers = run.retries = None
+            run.input = run.headers = run.retries = run.event = None
         if not is_result_intact:
             run.result = run.error = None
         if not (is_input_intact and is_result_intact):
@@ -145,7 +145,7 @@ class Decoder:
         *fields, input_crc, result_crc = values
         run = RunRow(*fields)
         run.status = RunStatus(run.status)
-        is_input_intact = input_crc == crc(run.input, run.headers, run.retries)
+        is_input_intact = input_crc == crc(run.input, run.headers, run.retries, run.event)
         return run, is_input_intact, result_crc == crc(run.result, run.error)
 
     def step(self, values: list[Any]) -> StepRow:

@@ -99,7 +99,7 @@ def _some(value: list[Any] | dict[str, float]) -> str | None:
 
 
 def _created_values(row: RunRow) -> tuple[Any, ...]:
-    return (*astuple(row), crc(row.input, row.headers, row.retries), crc(row.result, row.error))
+    return (*astuple(row), crc(row.input, row.headers, row.retries, row.event), crc(row.result, row.error))
 
 
 def _changed_values(row: RunRow) -> tuple[Any, ...]:

@@ -1,0 +1,189 @@
+"""Events on their way: from whoever sends them to the runs that they cancel, resume and start, in one act."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from rotor_actors.cancellation import Cancellation
+from rotor_actors.claims import Claims
+from rotor_actors.errors import StoreError
+from rotor_actors.events.cancelling import CancelOns
+from rotor_actors.events.waiting import EventWaits
+from rotor_actors.features import StepFeature
+from rotor_actors.finishing import Finishing
+from rotor_actors.ids import derived_id
+from rotor_actors.kernel import Kernel
+from rotor_actors.messages import Known, Pending
+from rotor_actors.records import EventNote, ItemPut, ItemRow, ItemsExpired, Kind, Outcome, OutcomeStatus, StepRow
+from rotor_actors.roots import start_root
+from rotor_actors.run import Run
+from rotor_actors.run_actor import RunActor
+from rotor_actors.step_specs import EventRecord, SendEventSpec
+from rotor_actors.workflow import Workflow
+
+SPACE = "event-ids"
+_PRUNINGS_PER_PERIOD = 24
+
+
+class Sending(StepFeature):
+    """Delivers events: `runtime.send` and `step.send_event`."""
+
+    kinds = (Kind.SEND_EVENT,)
+
+    def __init__(self, kernel: Kernel, finishing: Finishing, waits: EventWaits, cancels: CancelOns) -> None:
+        self._kernel = kernel
+        self._finishing = finishing
+        self._waits = waits
+        self._cancels = cancels
+        self._claims = Claims()
+        self._triggers: dict[str, list[Workflow[Any, Any]]] = {}
+        self._prune_at = 0.0
+
+    def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
+        if isinstance(workflow.on, str):
+            self._triggers.setdefault(workflow.on, []).append(workflow)
+
+    async def send(self, events: Sequence[EventRecord]) -> list[str]:
+        """Deliver events from outside; durable when it returns. Gives the ids of the runs that they started."""
+        kernel, context = self._kernel, contextvars.copy_context()
+        ids = [event.id or kernel.ports.ids.new_run_id(kernel.now()) for event in events]
+        async with self._held(events):
+            known = await self._sent_before(events)
+            started = self._deliver(events, ids, known, context)
+            kernel.queue_of_runs.poke()
+            await kernel.journal.durable(kernel.journal.last_seq)
+        return started
+
+    # As a step
+
+    def begin(self, run: Run, pending: Pending) -> float | None:
+        spec: SendEventSpec = pending.spec
+        if any(event.id for event in spec.events):
+            actor, busy = run.actor, ExitStack()
+            assert isinstance(actor, RunActor)
+            busy.enter_context(actor.busy())
+            self._kernel.in_background(self._send_once(run, actor, busy, pending))
+        else:
+            self._send(run, pending, {})
+        return None
+
+    def withdraw(self, run: Run, pending: Pending) -> None:
+        """What was sent is sent; what is being looked up is not awaited any more, and so not sent."""
+
+    def waiting(self, run: Run) -> Mapping[bytes, Known]:
+        return {}  # sending takes no time that a restart could fall into
+
+    async def _send_once(self, run: Run, actor: RunActor, busy: ExitStack, pending: Pending) -> None:
+        kernel, events = self._kernel, pending.spec.events
+        with suppress(StoreError):  # all who wait are told
+            async with self._held(events):
+                with busy:
+                    known = await self._sent_before(events)
+                if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
+                    return
+                self._send(run, pending, known)
+                kernel.queue(run)
+                await kernel.journal.durable(kernel.journal.last_seq)
+
+    def _send(self, run: Run, pending: Pending, known: dict[str, list[str]]) -> None:
+        kernel, events = self._kernel, pending.spec.events
+        ids = [event.id or derived_id(run.row.run_id, pending.key, number) for number, event in enumerate(events)]
+        with kernel.journal.one_act():
+            started = self._deliver(events, ids, known, None)
+            if run.is_doomed:
+                return  # one of the events has cancelled it
+            payload = msgspec.msgpack.encode(started)
+            row = StepRow(run.row.n, kernel.now(), Kind.SEND_EVENT, pending.key, pending.step_id, pending.target,
+                          payload=payload)  # fmt: skip
+            kernel.record_outcome(run, row, Outcome(OutcomeStatus.COMPLETED, payload))
+
+    # Once only
+
+    @asynccontextmanager
+    async def _held(self, events: Iterable[EventRecord]) -> AsyncGenerator[None, None]:
+        """Of two who send one id at once, the later learns of the earlier: neither sees it in the store in between."""
+        async with AsyncExitStack() as held:
+            for id in sorted({event.id for event in events if event.id}):
+                await held.enter_async_context(self._claims.hold(id))
+            yield
+
+    async def _sent_before(self, events: Iterable[EventRecord]) -> dict[str, list[str]]:
+        """Ids that were sent within the period, each with the runs that were started then."""
+        kernel, ids = self._kernel, {event.id for event in events if event.id}
+        if not ids:
+            return {}
+        store = kernel.ports.store
+        items = await kernel.ports.reader.call(lambda: [store.item(SPACE, item_key(id)) for id in ids])
+        found = {
+            id: item
+            for id, item in zip(ids, items, strict=True)
+            if item is not None and _is_current(item, kernel.now())
+        }
+        return {id: msgspec.msgpack.decode(item.body or b"\x90", type=list[str]) for id, item in found.items()}
+
+    # The act
+
+    def _deliver(
+        self, events: Sequence[EventRecord], ids: list[str], known: dict[str, list[str]],
+        context: contextvars.Context | None,
+    ) -> list[str]:  # fmt: skip
+        started: list[str] = []
+        with self._kernel.journal.one_act():
+            for event, id in zip(events, ids, strict=True):
+                runs = known.get(event.id) if event.id else None
+                if runs is None:
+                    at = self._kernel.now() if event.at is None else event.at
+                    runs = self._deliver_one(msgspec.structs.replace(event, id=id, at=at), context)
+                    if event.id:
+                        known[id] = runs
+                        self._remember(id, runs)
+                started.extend(runs)
+        return started
+
+    def _deliver_one(self, event: EventRecord, context: contextvars.Context | None) -> list[str]:
+        """First it cancels, then it is given to those that wait, then it starts: so none gets it twice."""
+        if self._waits.waiters.are_for(event.name) or self._cancels.waiters.are_for(event.name):
+            data = self._kernel.registry.codecs.of(Any).decode(event.data)
+            plain = {"name": event.name, "id": event.id, "data": data}
+            now = self._kernel.now()
+            for run in [waiter.owner for waiter in self._cancels.waiters.matching(plain, now)]:
+                if not run.is_doomed:  # as one below another that it cancels, too
+                    reason = f"event {event.name!r} (id {event.id})"
+                    Cancellation(self._kernel, self._finishing, [run], reason).begin()
+            stored = msgspec.msgpack.encode(event)
+            for waiter in self._waits.waiters.matching(plain, now):
+                self._waits.give(waiter.owner, stored)
+        return [self._start(workflow, event, context) for workflow in self._triggers.get(event.name, ())]
+
+    def _start(self, workflow: Workflow[Any, Any], event: EventRecord, context: contextvars.Context | None) -> str:
+        """Data that does not fit the workflow's annotation is found out by the run, which fails by name: visible, with
+        its on_failure handler, and no hindrance to the other workflows."""
+        kernel = self._kernel
+        run_id = kernel.ports.ids.new_run_id(kernel.now())
+        note = EventNote(event.name, event.id, event.at or 0.0)
+        start_root(kernel, workflow, event.data, run_id, event=note, context=context)
+        return run_id
+
+    def _remember(self, id: str, runs: list[str]) -> None:
+        kernel, now = self._kernel, self._kernel.now()
+        period = kernel.options.remember_event_ids
+        if now >= self._prune_at:
+            kernel.journal.append(ItemsExpired(SPACE, now))
+            self._prune_at = now + period / _PRUNINGS_PER_PERIOD
+        item = ItemRow(SPACE, item_key(id), msgspec.msgpack.encode(runs), due=now + period)
+        kernel.journal.append(ItemPut(item))
+
+
+def item_key(id: str) -> str:
+    """Ids may be long; the index of the store need not."""
+    return blake2b(id.encode(), digest_size=16).hexdigest()
+
+
+def _is_current(item: ItemRow, now: float) -> bool:
+    return item.due is not None and item.due > now

@@ -1,0 +1,45 @@
+"""Runs that nobody invoked: started by a caller, an event, a schedule."""
+
+from __future__ import annotations
+
+import contextvars
+from typing import Any
+
+import msgspec
+
+from rotor_actors.kernel import Kernel
+from rotor_actors.records import EventNote, RunCreated, RunRow, RunStatus
+from rotor_actors.run import Run
+from rotor_actors.workflow import Workflow
+
+
+def start_root(
+    kernel: Kernel,
+    workflow: Workflow[Any, Any],
+    data: bytes | None,
+    run_id: str,
+    *,
+    headers: bytes | None = None,
+    event: EventNote | None = None,
+    context: contextvars.Context | None = None,
+) -> Run:
+    """Append a run at the top of a tree of its own; it begins when it is admitted. It is durable when `seen_seq` is."""
+    now, n = kernel.now(), kernel.tree.next_n()
+    is_queued = kernel.admission.is_full_up
+    row = RunRow(
+        n=n,
+        run_id=run_id,
+        workflow_id=workflow.id,
+        root_n=n,
+        root_run_id=run_id,
+        created_at=now,
+        input=data,
+        headers=headers,
+        event=None if event is None else msgspec.msgpack.encode(event),
+        status=RunStatus.QUEUED if is_queued else RunStatus.RUNNING,
+        attempt_at=None if is_queued else now,
+    )
+    seq = kernel.journal.append(RunCreated(row))
+    run = kernel.create(row, workflow, None, context)
+    run.seen_seq = seq
+    return run
