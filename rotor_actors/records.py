@@ -222,6 +222,13 @@ class RunCreated(msgspec.Struct, tag=True, gc=False):
     seq: int = 0
 
 
+class RunAmended(msgspec.Struct, tag=True, gc=False):
+    """A snapshot of a run row that has not begun: its input and headers are others now."""
+
+    run: RunRow
+    seq: int = 0
+
+
 class RunChanged(msgspec.Struct, tag=True, gc=False):
     """A snapshot of a run row; only the fields from `status` on can have changed."""
 
@@ -291,7 +298,7 @@ class Together(msgspec.Struct, tag=True):
 
 
 ItemFact: TypeAlias = ItemPut | ItemDropped | ItemsDropped | ItemsExpired
-Fact: TypeAlias = RunCreated | RunChanged | StepRecorded | RunsCancelled | RunRested | ItemFact
+Fact: TypeAlias = RunCreated | RunAmended | RunChanged | StepRecorded | RunsCancelled | RunRested | ItemFact
 Entry: TypeAlias = Fact | Together
 
 

@@ -13,6 +13,7 @@ from rotor_actors.records import (
     ItemRow,
     ItemsDropped,
     ItemsExpired,
+    RunAmended,
     RunChanged,
     RunCreated,
     RunRested,
@@ -27,11 +28,12 @@ from rotor_actors.records import (
 class RowBatch:
     """The rows of one commit, at most one of each kind for each run.
 
-    Written in the order created, changed, rested, cancelled, they come to what the entries say in theirs.
+    Written in the order created, amended, changed, rested, cancelled, they come to what the entries say in theirs.
     """
 
     def __init__(self, entries: list[Entry]) -> None:
         self.created: dict[int, RunRow] = {}
+        self.amended: dict[int, RunRow] = {}
         self.changed: dict[int, RunRow] = {}
         self.steps: list[StepRow] = []
         self.rested: dict[int, RunRested] = {}
@@ -42,6 +44,8 @@ class RowBatch:
             match entry:
                 case RunCreated():
                     self.created[entry.run.n] = entry.run
+                case RunAmended():
+                    self._amend(entry.run)
                 case RunChanged():
                     self._change(entry.run)
                 case StepRecorded():
@@ -52,6 +56,14 @@ class RowBatch:
                     self.rested[entry.n] = entry
                 case ItemPut() | ItemDropped() | ItemsDropped() | ItemsExpired():
                     self.items.add(entry)
+
+    def _amend(self, run: RunRow) -> None:
+        created = self.created.get(run.n)
+        if created is None:
+            self.amended[run.n] = run
+        else:
+            self.created[run.n] = created = created.copy()
+            created.input, created.headers = run.input, run.headers
 
     def _change(self, run: RunRow) -> None:
         rows = self.created if run.n in self.created else self.changed

@@ -20,6 +20,7 @@ from rotor_actors.records import (
     ItemRow,
     ItemsDropped,
     ItemsExpired,
+    RunAmended,
     RunChanged,
     RunCreated,
     RunFlag,
@@ -68,6 +69,9 @@ class MemoryStore:
             match entry:
                 case RunCreated():
                     self._create(entry.run)
+                case RunAmended():
+                    run = self._runs[entry.run.n]
+                    run.input, run.headers = entry.run.input, entry.run.headers
                 case RunChanged():
                     self._runs[entry.run.n] = entry.run.copy()
                 case StepRecorded():

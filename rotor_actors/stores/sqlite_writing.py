@@ -18,6 +18,7 @@ from msgspec.structs import astuple
 from rotor_actors.records import ItemRow, RunFlag, RunRow, RunsCancelled, RunStatus, StepRow
 from rotor_actors.stores.batch import ItemBatch, RowBatch, crc
 from rotor_actors.stores.schema import (
+    AMEND_COLUMNS,
     CHANGE_COLUMNS,
     ITEM_COLUMNS,
     MUTABLE_FIELDS,
@@ -31,6 +32,7 @@ _CANCEL_COLUMNS = ("n", "status", "ended_at", "end_seq", "error", "result_crc", 
 _REST_COLUMNS = ("n", "rest_seq", "wake_at")
 
 _RUN_BLOBS = blob_positions(RUN_COLUMNS)
+_AMEND_BLOBS = blob_positions(AMEND_COLUMNS)
 _CHANGE_BLOBS = blob_positions(CHANGE_COLUMNS)
 _STEP_BLOBS = blob_positions(STEP_COLUMNS)
 _ITEM_BLOBS = blob_positions(ITEM_COLUMNS)
@@ -39,7 +41,7 @@ _CANCEL_BLOBS = blob_positions(_CANCEL_COLUMNS)
 _mutable_values = operator.attrgetter("n", *MUTABLE_FIELDS)
 _to_json = msgspec.json.Encoder().encode
 
-COMMIT = "INSERT INTO temp.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+COMMIT = "INSERT INTO temp.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def prepare(connection: Connection) -> None:
@@ -47,10 +49,11 @@ def prepare(connection: Connection) -> None:
     connection.execute(
         f"""
         CREATE TEMP VIEW commits(created, changed, steps, rested, cancelled, data, last_n, last_seq,
-                                     owners, expired, dropped, put)
-            AS SELECT 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0;
+                                     owners, expired, dropped, put, amended)
+            AS SELECT 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0;
         CREATE TEMP TRIGGER commit_all INSTEAD OF INSERT ON commits BEGIN
             {_insert("runs", RUN_COLUMNS, "created")};
+            {_update(AMEND_COLUMNS, "amended")};
             {_update(CHANGE_COLUMNS, "changed")};
             {_insert("steps", STEP_COLUMNS, "steps")};
             {_update(_REST_COLUMNS, "rested")};
@@ -71,6 +74,7 @@ def bindings_of(batch: RowBatch) -> Sequence[Any]:
     """What `COMMIT` takes."""
     packer = _Packer()
     items = _item_bindings(batch.items, packer)  # before `data` is joined, as all that has payloads
+    amended = packer.rows(batch.amended.values(), _amended_values, _AMEND_BLOBS) if batch.amended else None
     return (
         packer.rows(batch.created.values(), _created_values, _RUN_BLOBS),
         packer.rows(batch.changed.values(), _changed_values, _CHANGE_BLOBS),
@@ -81,6 +85,7 @@ def bindings_of(batch: RowBatch) -> Sequence[Any]:
         batch.last_n,
         batch.last_seq,
         *items,
+        amended,
     )
 
 
@@ -100,6 +105,10 @@ def _some(value: list[Any] | dict[str, float]) -> str | None:
 
 def _created_values(row: RunRow) -> tuple[Any, ...]:
     return (*astuple(row), crc(row.input, row.headers, row.retries, row.event), crc(row.result, row.error))
+
+
+def _amended_values(row: RunRow) -> tuple[Any, ...]:
+    return (row.n, row.input, row.headers, crc(row.input, row.headers, row.retries))
 
 
 def _changed_values(row: RunRow) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ from rotor_actors.records import (
     ItemsExpired,
     Kind,
     OutcomeStatus,
+    RunAmended,
     RunChanged,
     RunCreated,
     RunFlag,
@@ -209,6 +210,22 @@ class StoreConformance:
         store.commit([RunChanged(later, 8)])
         assert store.find("run-1") == later
         assert store.live_runs() == []
+
+    @pytest.mark.parametrize("is_one_commit", [True, False])
+    def test_an_amended_run_has_the_new_input_and_headers_and_nothing_else(
+        self, store: Store, *, is_one_commit: bool
+    ) -> None:
+        run = a_run(1, input=b"first", headers=b"h", retries=b"r", status=RunStatus.QUEUED)
+        later = changed(run, input=b"second", headers=None, status=RunStatus.RUNNING)
+        ended = changed(later, input=b"third", status=RunStatus.COMPLETED, ended_at=2.0, end_seq=3, result=b"res")
+        entries: list[Entry] = [RunCreated(run, 1), RunAmended(later, 2)]
+        for part in [entries] if is_one_commit else [[entry] for entry in entries]:
+            store.commit(part)
+        assert store.find("run-1") == changed(run, input=b"second", headers=None)
+        store.commit([RunAmended(changed(later, input=b"third"), 3), RunChanged(ended, 4)])
+        found = store.find("run-1")
+        assert found is not None
+        assert (found.input, found.headers, found.result) == (b"third", None, b"res")
 
     def test_changes_within_one_commit_collapse_to_the_last(self, store: Store) -> None:
         run, other = a_run(1), a_run(2)
