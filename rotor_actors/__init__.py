@@ -6,6 +6,7 @@ from rotor_actors.context import Context
 from rotor_actors.define import workflow
 from rotor_actors.durations import Duration
 from rotor_actors.errors import ErrorInfo
+from rotor_actors.flow.options import Batch, Debounce, FlowControl, Idempotency, Singleton
 from rotor_actors.handle import RunHandle
 from rotor_actors.records import RunStatus
 from rotor_actors.retry import RetryPolicy
@@ -19,15 +20,19 @@ from rotor_actors.views import RunInfo, RunTree, StepInfo
 from rotor_actors.workflow import CancelOn, Cron, EndedRun, Event, Workflow, cron
 
 __all__ = [
+    "Batch",
     "CancelOn",
     "CancelReport",
     "Clock",
     "Context",
     "Cron",
+    "Debounce",
     "Duration",
     "EndedRun",
     "ErrorInfo",
     "Event",
+    "FlowControl",
+    "Idempotency",
     "Invocation",
     "InvokeOutcome",
     "ManualClock",
@@ -40,6 +45,7 @@ __all__ = [
     "Runtime",
     "RuntimeView",
     "SQLiteStore",
+    "Singleton",
     "Step",
     "StepInfo",
     "Store",

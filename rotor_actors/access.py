@@ -19,7 +19,7 @@ class Access(Reading):
     """The way to the engine, for as long as the runtime is open.
 
     The methods of `Runtime` stand in classes by theme, each in a module of its own: `Looking`, `Controlling`,
-    `Waiting`, `Starting`. A new theme is a new class on the way from this one to `Runtime`.
+    `Waiting`, `FlowFace`, `Starting`. A new theme is a new class on the way from this one to `Runtime`.
     """
 
     def __init__(self) -> None:

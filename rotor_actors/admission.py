@@ -52,12 +52,11 @@ class Admission:
         if self._held.pop(run.row.n, None) is None:
             self._active -= 1
 
-    def next_held(self) -> Run | None:
-        """Admit the oldest run that is held and whose workflow is known; None when there is none, or no room."""
-        if self.is_full_up:
-            return None
-        run = next((run for run in self._held.values() if run.workflow is not None), None)
-        if run is not None:
-            del self._held[run.row.n]
-            self._active += 1
-        return run
+    def first_held(self) -> Run | None:
+        """The oldest run that is held and whose workflow is known; None when there is none."""
+        return next((run for run in self._held.values() if run.workflow is not None), None)
+
+    def let_in(self, run: Run) -> None:
+        """A run that was held is under way."""
+        del self._held[run.row.n]
+        self._active += 1

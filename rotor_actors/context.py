@@ -11,6 +11,7 @@ from uuid import UUID
 
 from rotor_actors.body import Body
 from rotor_actors.durations import Duration
+from rotor_actors.flow.options import FlowControl
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.step import InvokeOutcome, Step, invoke_outcome
 from rotor_actors.workflow import Event, Workflow
@@ -106,6 +107,7 @@ class Context:
         headers: Mapping[str, str] | None = None,
         retries: int | RetryPolicy = 3,
         retry_delay: Duration | None = None,
+        flow_control: FlowControl | None = None,
         workflow_run_id: str | None = None,
         timeout: Duration = "24h",
     ) -> InvokeOutcome[Out]:
@@ -115,6 +117,7 @@ class Context:
             name: the step's name within this run.
             workflow: the target. body: its input. headers: for its `ctx.headers`.
             retries: of the child. retry_delay: constant, in place of backoff.
+            flow_control: in place of the target's own.
             workflow_run_id: a run id of your choice.
             timeout: how long to wait; then `is_timed_out`, and the child runs on.
 
@@ -132,6 +135,7 @@ class Context:
             headers=headers,
             retries=retries,
             retry_delay=retry_delay,
+            flow_control=flow_control,
             run_id=workflow_run_id,
         )
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 from rotor_actors.context import Context
 from rotor_actors.durations import Duration
+from rotor_actors.flow.options import Batch, Debounce, FlowControl, Idempotency, Singleton
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.workflow import DEFAULT_RETRIES, CancelOn, Cron, EndedRun, Workflow
 
@@ -35,6 +36,12 @@ def workflow(
     on_failure: Handler | None = None,
     on_cancel: Handler | None = None,
     cancel_on: Sequence[CancelOn] = (),
+    flow_control: FlowControl | None = None,
+    priority: int | str = 0,
+    debounce: Debounce | None = None,
+    singleton: Singleton | None = None,
+    idempotency: Idempotency | None = None,
+    batch: Batch | None = None,
 ) -> Decorator:
     """Make a workflow of an async function.
 
@@ -48,6 +55,13 @@ def workflow(
         on_failure, on_cancel: `async def handler(ctx, ended: EndedRun)`, started as a run of its own when a run of
             this workflow failed for good or was cancelled: the place for durable compensation.
         cancel_on: events that cancel its runs, e.g. `[CancelOn(event="order.cancelled", match="data.order_id")]`.
+        flow_control: how many runs of a key run at once, and how many begin in a period; what is over it waits.
+        priority: among those that wait, the higher goes first: a number from -100 to 100, or a path to it in the
+            input. The lower may wait for as long as higher ones come.
+        debounce: starts that follow each other make one run, with the data of the last.
+        singleton: at most one run that has not ended.
+        idempotency: the same key within a period gives the same run.
+        batch: starts are gathered; the data is the list of theirs.
 
     Raises:
         WorkflowDefinitionError: what cannot work is refused here, by name.
@@ -64,6 +78,8 @@ def workflow(
         return Workflow(
             id=id, fn=fn, on=on, retries=retries, timeout=timeout, on_failure=on_failure, on_cancel=on_cancel,
             cancel_on=cancel_on,
+            flow_control=flow_control, priority=priority, debounce=debounce, singleton=singleton,
+            idempotency=idempotency, batch=batch,
         )  # fmt: skip
 
     return decorate

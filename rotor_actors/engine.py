@@ -23,6 +23,7 @@ from rotor_actors.events.sending import Sending
 from rotor_actors.events.signals import Signals
 from rotor_actors.events.waiting import EventWaits
 from rotor_actors.finishing import Finishing
+from rotor_actors.flow.arriving import Arriving
 from rotor_actors.invoking import Invoking
 from rotor_actors.kernel import Kernel, Options, Ports
 from rotor_actors.leftovers import Leftovers
@@ -67,7 +68,6 @@ class Engine(Kernel):
         super().__init__(ports, options, last_numbers=last_numbers, on_store_failure=on_store_failure)
         self.finishing = Finishing(self)
         self.ending = Ending(self, self.finishing)
-        self.invoking = Invoking(self)
         self.paging = Paging(self, self.ending)
         self.run_timeouts = RunTimeouts(self, self.finishing)
         self.features.add(self.run_timeouts)
@@ -79,6 +79,9 @@ class Engine(Kernel):
         self.sending = Sending(self, self.finishing, self.waits, self.cancel_ons)
         for feature in (self.waits, self.signals, self.cancel_ons, self.sending):
             self.features.add(feature)
+        self.arriving = Arriving(self, self.finishing)
+        self.features.add(self.arriving)
+        self.invoking = Invoking(self, self.finishing)
         self.loading = 0
         self.to_load: list[Run] = []
         self.load_wanted = asyncio.Event()

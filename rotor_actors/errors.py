@@ -26,6 +26,7 @@ __all__ = [
     "RotorError",
     "RunExistsError",
     "RunNotFoundError",
+    "RunSkippedError",
     "RunTimeoutError",
     "RuntimeStateError",
     "SignalInUseError",
@@ -256,6 +257,21 @@ class PayloadError(RotorError, ValueError):
 
 class RunNotFoundError(RotorError, LookupError):
     """No run has this id."""
+
+
+class RunSkippedError(RotorError):
+    """An invoke of a singleton met a run of it that has not ended, and spawned nothing.
+
+    Attributes:
+        run_id: the run that is there.
+    """
+
+    def __init__(self, message: str, run_id: str = "") -> None:
+        super().__init__(message, run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RunExistsError(RotorError):

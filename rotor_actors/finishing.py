@@ -47,8 +47,10 @@ class Finishing:
         kernel.timers.discard(run)
         kernel.journal.forget_rest(run.row.n)
         kernel.tree.remove(run)
+        had_begun = run.row.n not in kernel.gate.passes or kernel.gate.leave(run)
         if run.row.parent_n is None:
-            kernel.admission.leave(run)
+            if had_begun:
+                kernel.admission.leave(run)
             kernel.admit_held()
         self.tell_waiters(run)
         kernel.on_progress(run)

@@ -6,7 +6,10 @@ from contextlib import ExitStack, suppress
 
 import msgspec
 
-from rotor_actors.errors import RunExistsError, StoreError
+from rotor_actors.errors import RunExistsError, RunSkippedError, StoreError
+from rotor_actors.finishing import Finishing
+from rotor_actors.flow.creating import create_with_ticket
+from rotor_actors.flow.ticket import Ticket
 from rotor_actors.ids import child_run_id
 from rotor_actors.kernel import Kernel
 from rotor_actors.loading import ReleaseNote
@@ -31,8 +34,9 @@ from rotor_actors.step_specs import InvokeSpec
 class Invoking:
     """What a parent's supervisor does for its invokes."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, finishing: Finishing) -> None:
         self._kernel = kernel
+        self._finishing = finishing
 
     def invoke(self, run: Run, pending: Pending, generation: int) -> None:
         """Spawn the child; or, after a recovery or in a later attempt, wait for the one that runs."""
@@ -57,6 +61,9 @@ class Invoking:
         kernel, parent, spec = self._kernel, run.row, pending.spec
         workflow = kernel.registry.get(spec.workflow_id)
         assert workflow is not None
+        ticket: Ticket | None = spec.ticket
+        if ticket is not None and ticket.singleton is not None and self._meets_another(run, pending, ticket):
+            return
         now = kernel.now()
         n = kernel.tree.next_n()
         row = RunRow(
@@ -80,11 +87,34 @@ class Invoking:
             attempt_at=now,
             flags=RunFlag.ABANDON if spec.abandon else 0,
         )
-        seq = kernel.append(run, RunCreated(row))
-        kernel.progressed(run)
-        child = kernel.create(row, workflow, run, run.context)
-        child.seen_seq = seq
+        if ticket is None:
+            seq = kernel.append(run, RunCreated(row))
+            kernel.progressed(run)
+            child = kernel.create(row, workflow, run, run.context)
+            child.seen_seq = seq
+        else:
+            child = create_with_ticket(kernel, self._finishing, row, workflow, ticket, parent=run, context=run.context)
+            kernel.progressed(run)
         self._await(run, pending.key, child)
+
+    def _meets_another(self, run: Run, pending: Pending, ticket: Ticket) -> bool:
+        """Say whether the child is a singleton's that may not be spawned now; the step fails, then."""
+        other = self._kernel.gate.rival(ticket)
+        if other is None or other.is_doomed:
+            return False
+        above: Run | None = run
+        while above is not None and above is not other:
+            above = above.parent
+        if ticket.replaces and above is None:
+            return False
+        what = "and is this run, or above it" if above is other else "and has not ended"
+        message = (
+            f"{run.where}: step {pending.step_id!r} invokes workflow {pending.target!r}, a singleton: run "
+            f"{other.row.run_id} of {ticket.singleton!r} is there {what}; await that one, or give the singleton a key"
+        )
+        blob = self._kernel.encode_error(RunSkippedError(message, other.row.run_id))
+        self._record(run, pending, OutcomeStatus.FAILED, "", blob)
+        return True
 
     def _invoke_as(self, run: Run, pending: Pending, generation: int, run_id: str) -> None:
         """Spawn under an id of the caller's choice, once it is known to be free; until then it is not at rest."""
@@ -134,6 +164,7 @@ class Invoking:
         if child is None or child.is_doomed:
             return  # its end is on its way
         child.row.flags |= RunFlag.RELEASED
+        self._kernel.gate.let_go(child)
         blob = msgspec.msgpack.encode(child.row.timeout or 0.0)
         self._record(run, pending, OutcomeStatus.TIMED_OUT, child.row.run_id, blob, child)
 

@@ -23,6 +23,8 @@ from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import StoreError
 from rotor_actors.executor import Executor
 from rotor_actors.features import Features
+from rotor_actors.flow.gate import Gate
+from rotor_actors.flow.ticket import Ticket
 from rotor_actors.ids import Ids
 from rotor_actors.in_flight import StepsInFlight
 from rotor_actors.journal import Journal
@@ -108,6 +110,7 @@ class Kernel(ABC):
         self.threads = Threads()
         self.tree = LiveTree(last_numbers[0])
         self.admission = Admission(options.max_active_runs)
+        self.gate = Gate(self)
         self.steps = StepsInFlight()
         self.claims = Claims()
         # Those under way: whoever waits for one gets its report also when the runtime closes before it is done.
@@ -216,9 +219,14 @@ class Kernel(ABC):
             self.journal.kick()
 
     def create(
-        self, row: RunRow, workflow: Workflow[Any, Any], parent: Run | None, context: contextvars.Context | None
+        self,
+        row: RunRow,
+        workflow: Workflow[Any, Any],
+        parent: Run | None,
+        context: contextvars.Context | None,
+        ticket: Ticket | None = None,
     ) -> Run:
-        """A run that has just been appended; it goes on at once, or when it is admitted.
+        """A run that has just been appended; it goes on at once, or when it is admitted, or when its ticket lets it.
 
         Its row is its own: the entry keeps what was appended, whatever happens before it is committed. So is its
         caller's context: what the parent sets later is not for the child to see.
@@ -227,22 +235,34 @@ class Kernel(ABC):
         run.workflow, run.caller_context = workflow, None if context is None else context.copy()
         self.tree.add(run)
         self.features.run_known(run)
-        if parent is not None or self.admission.admit(run):
+        if ticket is not None:
+            run.owns_items, run.seen_seq = True, self.journal.last_seq
+            self.gate.enter(run, ticket)
+        elif parent is not None or self.admission.admit(run):
             self.queue(run)
         return run
 
     def admit_held(self) -> None:
         """Let as many of the held top-level runs begin as the limit allows, oldest first."""
-        while (run := self.admission.next_held()) is not None:
+        while not self.admission.is_full_up and self._admit_next():
+            pass
+
+    def _admit_next(self) -> bool:
+        run, place = self.admission.first_held(), self.gate.first_capped()
+        if place is not None and (run is None or place < (0, run.row.n, run.row.n)):
+            self.gate.admit_capped()
+        elif run is not None:
+            self.admission.let_in(run)
             run.phase = Phase.FRESH
             self.queue(run)
+        return run is not None or place is not None
 
     def _workflow_appeared(self, workflow: Workflow[Any, Any]) -> None:
         self.features.workflow_known(workflow)
         for run in self.tree.orphans_of(workflow.id):
             run.workflow = workflow
             self.features.run_known(run)
-            if not self.admission.is_held(run):
+            if not self.admission.is_held(run) and not self.gate.appeared(run):
                 run.phase = Phase.STORED
                 run.post(AttemptDue(0.0))
         self.admit_held()

@@ -23,6 +23,8 @@ def waits_of(engine: Engine, run: Run, suspects_before: Callable[[Run], int | No
         return [Wait(Reason.CLEANUP, since=row.ended_at)]
     if run.workflow is None:
         return [Wait(Reason.WORKFLOW, since=row.created_at)]
+    if why := engine.gate.why(row.n):
+        return [Wait(Reason.FLOW, why, since=row.created_at)]
     if engine.admission.is_held(run):
         return [_admission(engine, run)]
     if ahead := suspects_before(run):

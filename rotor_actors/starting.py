@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from rotor_actors.engine import Engine
 from rotor_actors.errors import PayloadError, RunExistsError
+from rotor_actors.flow.face import FlowFace
 from rotor_actors.handle import RunHandle
 from rotor_actors.ids import checked_run_id
 from rotor_actors.records import RunRow
@@ -21,7 +22,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-class Starting(Waiting):
+class Starting(FlowFace, Waiting):
     """The methods of `Runtime` that start runs."""
 
     async def start(
@@ -51,6 +52,8 @@ class Starting(Waiting):
         engine.register(_checked_workflow(workflow))
         blob = encode_data(workflow, engine.registry.data_codec(workflow), data)
         header_blob = encode_headers(headers)
+        if workflow.rules is not None:
+            return await self._start_by_rules(engine, workflow, blob, header_blob, run_id)
         if run_id is None:
             run = self._create(engine, workflow, blob, header_blob, engine.ports.ids.new_run_id(engine.now()))
             await engine.journal.durable(run.seen_seq)
@@ -74,6 +77,31 @@ class Starting(Waiting):
     ) -> Run:
         context = contextvars.copy_context()
         return start_root(engine, workflow, data, run_id, headers=headers, context=context)
+
+    async def _start_by_rules(
+        self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str | None
+    ) -> RunHandle[Any]:
+        rules = workflow.rules
+        assert rules is not None
+        if run_id is None:
+            arrived = engine.arriving.start(workflow, data, headers, context=contextvars.copy_context())
+            await engine.journal.durable(arrived.seq)
+            return RunHandle(self, arrived.run_id)
+        if rules.merges or rules.idempotency is not None:
+            raise ValueError(
+                f"workflow {workflow.id!r}: run_id={run_id!r} cannot be given: several starts may be one run by its "
+                f"batch, debounce or idempotency; leave run_id out, the handle knows it"
+            )
+        async with engine.claims.hold(checked_run_id(run_id)):
+            existing = await self._find(engine, run_id)
+            if existing is not None:
+                self._check_same(engine, existing, workflow, data)
+                return RunHandle(self, run_id)
+            self._accepting()
+            context = contextvars.copy_context()
+            arrived = engine.arriving.start(workflow, data, headers, run_id=run_id, context=context)
+            await engine.journal.durable(arrived.seq)
+        return RunHandle(self, arrived.run_id)
 
     async def _start_as(
         self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str

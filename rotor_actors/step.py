@@ -22,6 +22,9 @@ from rotor_actors.errors import (
     WorkflowTimeoutError,
 )
 from rotor_actors.fan_out import FanOut
+from rotor_actors.flow.options import FlowControl
+from rotor_actors.flow.rules import Rules, check_flow_control
+from rotor_actors.flow.ticket import Ticket, make_ticket
 from rotor_actors.ids import checked_run_id, is_storable, map_index_of
 from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.payload import Codec
@@ -154,6 +157,7 @@ class Step(EventSteps):
         headers: Mapping[str, str] | None = None,
         retries: int | RetryPolicy | None = None,
         retry_delay: Duration | None = None,
+        flow_control: FlowControl | None = None,
         run_id: str | None = None,
         on_parent_close: Literal["cancel", "abandon"] = "cancel",
     ) -> Invocation[Out]:
@@ -166,6 +170,7 @@ class Step(EventSteps):
             timeout: how long to wait, at most 24 h. When it passes the child runs on.
             headers: for the child's `ctx.headers`.
             retries: in place of the target's own; with `retry_delay` a constant delay before each.
+            flow_control: in place of the target's own. While the child waits its timeout runs.
             run_id: in place of a derived one.
             on_parent_close: what happens to the child when this run ends before it does.
 
@@ -173,6 +178,7 @@ class Step(EventSteps):
             WorkflowFailedError, WorkflowCancelledError, WorkflowTimeoutError: how the child ended, or that it has not.
             InvokeTargetError, InvokeDepthError: nothing was spawned.
             RunExistsError: `run_id` belongs to another run.
+            RunSkippedError: the target is a singleton, and a run of it is there.
             TypeError, DurationError: `timeout` is missing or not a duration within 24 h.
 
         When the scope that waits here is cancelled (a task group, `asyncio.timeout`), the child is withdrawn:
@@ -180,7 +186,7 @@ class Step(EventSteps):
         """
         codecs = self._body.check_invoke(id, _checked_workflow(self._body, id, workflow))
         limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
-        spec = _invoke_spec(workflow, codecs[0], data, limit, headers, retries, retry_delay, run_id,
+        spec = _invoke_spec(workflow, codecs[0], data, limit, headers, retries, retry_delay, flow_control, run_id,
                             on_parent_close)  # fmt: skip
         asked = self._body.ask(checked_step_id(id), Kind.INVOKE, workflow.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
@@ -197,6 +203,7 @@ class Step(EventSteps):
         headers: Mapping[str, str] | None = None,
         retries: int | RetryPolicy | None = None,
         retry_delay: Duration | None = None,
+        flow_control: FlowControl | None = None,
         run_id: str | None = None,
         on_parent_close: Literal["cancel", "abandon"] = "cancel",
     ) -> Invocation[T]:
@@ -208,7 +215,7 @@ class Step(EventSteps):
         target = self._body.workflow(workflow)
         data_codec, _ = self._body.check_invoke(id, _checked_workflow(self._body, id, target))
         limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
-        spec = _invoke_spec(target, data_codec, data, limit, headers, retries, retry_delay, run_id,
+        spec = _invoke_spec(target, data_codec, data, limit, headers, retries, retry_delay, flow_control, run_id,
                             on_parent_close)  # fmt: skip
         asked = self._body.ask(checked_step_id(id), Kind.INVOKE, target.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
@@ -264,7 +271,7 @@ class Step(EventSteps):
         limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
 
         def spec_of(item: Any) -> InvokeSpec:
-            return _invoke_spec(workflow, codecs[0], item, limit, headers, retries, retry_delay, None, "cancel")
+            return _invoke_spec(workflow, codecs[0], item, limit, headers, retries, retry_delay, None, None, "cancel")
 
         return _ends(
             self._body, checked_step_id(id), workflow, items, concurrency, on_error == "raise", spec_of, codecs[1]
@@ -400,12 +407,13 @@ async def invoke_outcome(
     headers: Mapping[str, str] | None,
     retries: int | RetryPolicy,
     retry_delay: Duration | None,
+    flow_control: FlowControl | None,
     run_id: str | None,
 ) -> InvokeOutcome[Out]:
     """`ctx.invoke`: the child's end as a value."""
     codecs = body.check_invoke(id, _checked_workflow(body, id, workflow))
     limit = body.seconds(timeout, "timeout", LONGEST_INVOKE)
-    spec = _invoke_spec(workflow, codecs[0], data, limit, headers, retries, retry_delay, run_id, "cancel")
+    spec = _invoke_spec(workflow, codecs[0], data, limit, headers, retries, retry_delay, flow_control, run_id, "cancel")
     asked = body.ask(checked_step_id(id), Kind.INVOKE, workflow.id, spec)
     ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
     return _as_outcome(ended, codecs[1])
@@ -419,20 +427,31 @@ def _invoke_spec(
     headers: Mapping[str, str] | None,
     retries: int | RetryPolicy | None,
     retry_delay: Duration | None,
+    flow_control: FlowControl | None,
     run_id: str | None,
     on_parent_close: str,
 ) -> InvokeSpec:
     if on_parent_close not in ("cancel", "abandon"):
         raise ValueError(f"on_parent_close must be 'cancel' or 'abandon', got {on_parent_close!r}")
+    blob = encode_data(workflow, codec, data)
     return InvokeSpec(
         workflow_id=workflow.id,
         timeout=timeout,
-        data=encode_data(workflow, codec, data),
+        data=blob,
         headers=encode_headers(headers),
         retries=encode_retries(retries, retry_delay),
         abandon=on_parent_close == "abandon",
         run_id=None if run_id is None else checked_run_id(run_id),
+        ticket=None
+        if flow_control is None and workflow.rules is None
+        else _ticket(workflow, codec, flow_control, blob),
     )
+
+
+def _ticket(workflow: Workflow[Any, Any], codec: Codec, flow_control: FlowControl | None, data: bytes) -> Ticket:
+    if flow_control is not None:
+        check_flow_control(workflow.id, flow_control, codec.annotation if workflow.takes_data else None)
+    return make_ticket(workflow.id, workflow.rules or Rules(), flow_control, data)
 
 
 def encode_data(workflow: Workflow[Any, Any], codec: Codec, data: object) -> bytes:
@@ -532,5 +551,11 @@ def _checked_workflow(body: Body, id: str, workflow: Workflow[In, Out]) -> Workf
         raise InvokeTargetError(
             f"{body.where}: step {id!r} cannot invoke workflow {workflow.id!r}: it is started by the clock "
             f"({workflow.on}). Invoke one with on=None or on='event.name'; both may call the same function."
+        )
+    if workflow.rules is not None and workflow.rules.merges:
+        how = "batch" if workflow.rules.batch is not None else "debounce"
+        raise InvokeTargetError(
+            f"{body.where}: step {id!r} cannot invoke workflow {workflow.id!r}: by its {how} several starts become one "
+            f"run, which has no one parent. Start it, or invoke a workflow without {how} that calls the same function."
         )
     return workflow

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from rotor_actors.flow.ticket import Ticket
 from rotor_actors.payload import Codec
 from rotor_actors.retry import RetryPolicy
 
@@ -31,6 +32,7 @@ class InvokeSpec(msgspec.Struct, frozen=True, gc=False):
     retries: bytes | None = None
     abandon: bool = False
     run_id: str | None = None
+    ticket: Ticket | None = None
 
 
 class SleepSpec(msgspec.Struct, frozen=True, gc=False):

@@ -18,6 +18,8 @@ class Reason(StrEnum):
     """Why a run does not go on by itself."""
 
     ADMISSION = "admission"
+    FLOW = "flow control"
+    """Queued; `name` says what for."""
     WORKFLOW = "workflow"
     """No workflow of its id is registered."""
     PROBATION = "probation"
@@ -62,6 +64,8 @@ def brief(waits: list[Wait]) -> str:
     if not waits:
         return ""
     first = waits[0]
+    if first.reason is Reason.FLOW:
+        return f"{first.reason}: {first.name}"
     named = f"{first.reason} {first.name!r}" if first.name else str(first.reason)
     return named if len(waits) == 1 else f"{named} and {len(waits) - 1} more"
 
@@ -104,6 +108,8 @@ def _described(row: RunRow, wait: Wait, now: float) -> str:
             ahead = "it is next" if not wait.count else f"{wait.count} stand before it"
             return (f"waits for admission{since}: max_active_runs={wait.limit} are under way, {ahead}; it begins when "
                     f"one of them ends")  # fmt: skip
+        case Reason.FLOW:
+            return f"is queued{since}: {wait.name}; it begins when that is over, in its order"
         case Reason.WORKFLOW:
             return (f"is left untouched{since}: no workflow of that id is registered; it goes on when "
                     f"Runtime(workflows=[…]) names it")  # fmt: skip

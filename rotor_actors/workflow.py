@@ -9,9 +9,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from rotor_actors.annotations import annotations_of
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import DurationError, ErrorInfo, WorkflowDefinitionError
 from rotor_actors.events.expression import condition
+from rotor_actors.flow.options import Batch, Debounce, FlowControl, Idempotency, Singleton
+from rotor_actors.flow.rules import Rules, checked_rules
 from rotor_actors.ids import is_storable
 from rotor_actors.retry import RetryPolicy
 
@@ -101,6 +104,7 @@ class Workflow(Generic[In, Out]):
         timeout: how long a run may take, in seconds, over all its attempts; None for any time.
         cancel_on: the events that cancel its runs.
         on_failure, on_cancel: workflows that the runtime starts, as runs of their own, after such an end.
+        rules: what flow control has to do with it; None for nothing.
     """
 
     def __init__(
@@ -114,6 +118,12 @@ class Workflow(Generic[In, Out]):
         on_failure: Callable[..., Awaitable[object]] | None = None,
         on_cancel: Callable[..., Awaitable[object]] | None = None,
         cancel_on: Sequence[CancelOn] = (),
+        flow_control: FlowControl | None = None,
+        priority: int | str = 0,
+        debounce: Debounce | None = None,
+        singleton: Singleton | None = None,
+        idempotency: Idempotency | None = None,
+        batch: Batch | None = None,
     ) -> None:
         self.id = _checked_id(id)
         self.fn = _checked_function(id, fn)
@@ -124,10 +134,17 @@ class Workflow(Generic[In, Out]):
         self.cancel_on = _checked_cancel_on(self, cancel_on)
         self.on_failure = _handler(self, "on_failure", on_failure)
         self.on_cancel = _handler(self, "on_cancel", on_cancel)
+        rules = Rules(flow_control, priority, debounce, singleton, idempotency, batch)
+        self.rules = (
+            None if rules == Rules() else checked_rules(id, rules, data=self._data(), is_cron=not self.is_invocable)
+        )
         self.handles: Workflow[Any, Any] | None = None
         for handler in (self.on_failure, self.on_cancel):
             if handler is not None:
                 handler.handles = self
+
+    def _data(self) -> Any:
+        return annotations_of(self.fn).data if self.takes_data else None
 
     @property
     def is_invocable(self) -> bool:

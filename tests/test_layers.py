@@ -21,10 +21,12 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     "vocabulary": (
         "errors", "error_texts", "ids", "durations", "clock", "executor", "alarms", "retry", "annotations",
         "payload_hooks", "payload_types", "payload_check", "payload_json", "payload", "error_values", "remote_errors",
-        "events", "events.expression", "workflow", "registry",
+        "events", "events.expression", "flow", "flow.options", "flow.rules", "workflow", "registry",
     ),
     "records": ("records", "messages", "waits"),
-    "core": ("loading", "map_state", "run_state", "loop_handles", "loop_tasks", "run_loop", "set_order"),
+    "core": ("loading", "map_state", "run_state", "loop_handles", "loop_tasks", "run_loop", "set_order",
+        "flow.paths", "flow.window", "flow.queue", "flow.line", "flow.ticket",
+    ),
     "durability": (
         "mailbox", "stores", "stores.base", "stores.batch", "stores.schema", "stores.run_queries", "stores.lock",
         "stores.files", "stores.sqlite_connection", "stores.sqlite_errors", "stores.sqlite_files", "stores.sqlite_reading",
@@ -34,9 +36,12 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     "what authors see": ("step_specs", "fan_out", "body", "step_events", "step", "context", "define"),
     "actors": ("threads", "timers", "run_queue", "run", "live_tree", "step_task", "run_actor", "admission", "claims",
         "in_flight", "leftovers", "features",
+        "flow.gate",
     ),
     "engine": (
-        "kernel", "roots", "finishing", "invoking", "cancellation", "ending", "paging", "run_timeouts",
+        "kernel", "roots", "finishing", "cancellation",
+        "flow.creating", "flow.merging", "flow.arriving",
+        "invoking", "ending", "paging", "run_timeouts",
         "events.waiters", "events.own", "events.waiting", "events.signals", "events.cancelling", "events.sending",
         "engine", "loader", "recovery", "service",
     ),
@@ -47,6 +52,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     ),
     "faces": (
         "live_waits", "views", "handle", "reading", "introspection", "access", "looking", "controlling", "waiting",
+        "flow.views", "flow.face",
         "starting", "messaging", "control", "steering", "showing", "serving", "runtime", "runtime_view", "",
     ),
     "command line": (

@@ -1,0 +1,75 @@
+"""Looking at flow control from outside, and stopping keys."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rotor_actors.access import Access
+from rotor_actors.errors import WorkflowDefinitionError
+from rotor_actors.flow.gate import Pass
+from rotor_actors.flow.line import Limits, Line
+from rotor_actors.flow.options import check_key
+from rotor_actors.flow.views import FlowKey, WaitingRun, flow_key
+
+
+class FlowFace(Access):
+    """The methods of `Runtime` that concern keys of flow control."""
+
+    async def pause_key(self, key: str) -> None:
+        """Let no run of this key begin, until `resume_key`, over restarts. Those that run go on.
+
+        Args:
+            key: a constant as it is; what is found at a path as `workflow:path=value`, e.g.
+                `"send-mail:data.user_id=42"`: see `flow_keys`. There need be no run of it yet.
+
+        Durable when it returns. Pausing twice is fine.
+        """
+        engine = self._open()
+        await engine.journal.durable(engine.gate.pause(_checked(key)))
+
+    async def resume_key(self, key: str) -> None:
+        """Let runs of a paused key begin again; one that is not paused stays as it is."""
+        engine = self._open()
+        await engine.journal.durable(engine.gate.resume(_checked(key)))
+
+    def flow_keys(self) -> list[FlowKey]:
+        """The keys of which runs are running or waiting, whose rate remembers some, or that are paused; by name."""
+        engine = self._open()
+        lines = {line.name: line for line in engine.gate.lines()}
+        for name in engine.gate.paused - lines.keys():
+            lines[name] = Line(name)
+            lines[name].limits, lines[name].is_paused = Limits(), True
+        return [flow_key(lines[name], engine.now()) for name in sorted(lines)]
+
+    def waiting(self, key: str | None = None, *, limit: int = 100) -> list[WaitingRun]:
+        """The runs that have not begun, of one key or of all, each key's in the order in which they will, and why.
+
+        Args:
+            key: as with `pause_key`. limit: how many of each key at most.
+        """
+        gate = self._open().gate
+        lines = [line for line in gate.all_lines() if key in (None, line.name)]
+        found = [
+            self._waiting_run(gate.passes[n], line, position)
+            for line in lines
+            for position, n in enumerate(line.in_order()[:limit], 1)
+        ]
+        if key is None:
+            others = [each for each in gate.passes.values() if not each.has_begun and each.turnstile is None]
+            found.extend(self._waiting_run(each, None, 0) for each in others[:limit])
+        return found
+
+    def _waiting_run(self, each: Pass, line: Line | None, position: int) -> WaitingRun:
+        row = each.run.row
+        return WaitingRun(
+            row.run_id, row.workflow_id, None if line is None else line.name or None, position, each.ticket.priority,
+            datetime.fromtimestamp(row.created_at, UTC), self._engine.gate.why(row.n),
+        )  # fmt: skip
+
+
+def _checked(key: str) -> str:
+    try:
+        check_key("key", key if len(key) > 0 else "")
+    except WorkflowDefinitionError as error:
+        raise ValueError(str(error)) from error
+    return key
