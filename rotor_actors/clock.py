@@ -40,11 +40,9 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock. A jump of the wall clock delays a timer by at most half a minute and loses none."""
 
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.perf_counter()
+    # Several looks for each child of a fan-out: not by way of a function of ours.
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.perf_counter)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Cancellable:
         return _SystemTimer(when, callback)

@@ -27,7 +27,7 @@ from rotor_actors.flow.arriving import Arriving
 from rotor_actors.invoking import Invoking
 from rotor_actors.kernel import Kernel, Options, Ports
 from rotor_actors.leftovers import Leftovers
-from rotor_actors.loading import Loaded, load
+from rotor_actors.loading import Loaded, add_ended_since, load
 from rotor_actors.map_state import EndPages
 from rotor_actors.messages import AttemptDue, MarkMap, Pending, TimerFired
 from rotor_actors.paging import Paging
@@ -143,6 +143,7 @@ class Engine(Kernel):
         loaded: Loaded | None = None
         if run.history is not None:
             loaded = load(run.history, attempt_seq=row.attempt_seq, upto_seq=run.history_seq, waiting=run.waiting)
+            add_ended_since(loaded, run.open_mailbox())
             run.history = run.waiting = None
         actor = RunActor(self, run, loaded, is_replaying=is_replaying, is_strict=self.options.strict_replay)
         run.actor, run.phase = actor, Phase.ACTIVE
@@ -211,15 +212,13 @@ class Engine(Kernel):
 
     def start_when_durable(self, run: Run, step: StepTask) -> None:
         self.steps.count += 1
+        self.journal.when_durable(run.seen_seq, step.start)
 
-        def start() -> None:
-            if not run.is_doomed:
-                if self.leftovers.hold((run.row.n, step.pending.key), start):
-                    return
-                step.start()
-            self.steps.started(step)
+    def hold_back(self, step: StepTask) -> bool:
+        return self.leftovers.hold((step.run.row.n, step.pending.key), step.start)
 
-        self.journal.when_durable(run.seen_seq, start)
+    def step_started(self, step: StepTask) -> None:
+        self.steps.started(step)
 
     def step_finished(self, step: StepTask, outcome: Outcome) -> None:
         """The outcome is recorded and posted in one act."""

@@ -121,6 +121,7 @@ class Kernel(ABC):
         # Told of each execution of a step's body, just before it begins: the world may see it from here on.
         self.on_effect: Callable[[Run, Pending, int], None] = lambda run, pending, execution: None
         self._slices_gathered = 0
+        self._wall_time = ports.clock.now
         self._last_now = 0.0
         self._durations: dict[str, float] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -143,7 +144,7 @@ class Kernel(ABC):
 
     def now(self) -> float:
         """Wall time that never goes back: the record's times are in the record's order."""
-        now = self.ports.clock.now()
+        now = self._wall_time()
         if now < self._last_now:
             return self._last_now
         self._last_now = now

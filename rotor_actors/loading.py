@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from rotor_actors.ids import is_map_child
 from rotor_actors.messages import Known, Message, StepEnded, TimerFired
 from rotor_actors.records import (
     ChildRow,
@@ -154,6 +155,14 @@ def end_of(row: StepRow | ChildRow) -> StepEnded | None:
     if row.flags & _NOT_THE_PARENTS:
         return None
     return _child_ended(row, row.end_seq or 0)
+
+
+def add_ended_since(loaded: Loaded, messages: Iterable[object]) -> None:
+    """Children whose end is among the messages had ended when the history was read, which leaves out those of a map."""
+    for message in messages:
+        if isinstance(message, StepEnded) and is_map_child(message.key):
+            known = Known(Kind.INVOKE, message.workflow_id, None, message.run_id)
+            loaded.recorded.setdefault(message.key, known)
 
 
 def _known_child(child: ChildRow) -> Known:

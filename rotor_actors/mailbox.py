@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 from rotor_actors.messages import AttemptDue, Interrupt, Message
 
@@ -43,6 +44,10 @@ class Mailbox:
                 self._messages = None
             return message
         return None
+
+    def __iter__(self) -> Iterator[Message | AttemptDue]:
+        """What is there of the second lane, which stays."""
+        return iter(tuple(self._messages or ()))
 
     def drop_upto(self, seq: int) -> None:
         """Drop what a history loaded up to entry `seq` holds already."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntFlag, StrEnum
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import msgspec
 
@@ -142,9 +142,8 @@ class RunRow(msgspec.Struct, gc=False):
     attempts_before: int = 0
     """How many attempts it had when it was resumed last: its retries count from there."""
 
-    def copy(self) -> RunRow:
-        """`copy.copy`, which is felt on the path of each run, without its search for how to copy."""
-        return cast(RunRow, self.__copy__())  # type: ignore[attr-defined]
+    # `copy.copy`, which is felt on the path of each run, without its search for how to copy.
+    copy = msgspec.Struct.__copy__  # type: ignore[attr-defined]
 
 
 class StepRow(msgspec.Struct, gc=False):

@@ -113,7 +113,8 @@ class Run:
         return not self.row.flags & (RunFlag.RELEASED | RunFlag.WITHDRAWN)
 
     def snapshot(self) -> RunRow:
-        return self.row.copy()
+        row: RunRow = self.row.copy()
+        return row
 
     def add_cleaning(self, cancellations: Iterable[Canceller]) -> None:
         """These are under way below; cancelling this run waits for them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -111,7 +110,7 @@ class RunActor:
 
     __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_fetching",
                  "_is_moving", "_is_over", "_loaded", "_loop", "_page_waiters", "_run", "_state", "_steps", "_task",
-                 "where")  # fmt: skip
+                 "_told_due", "where")  # fmt: skip
 
     def __init__(
         self, host: ActorHost, run: Run, loaded: Loaded | None, *, is_replaying: bool, is_strict: bool
@@ -125,7 +124,9 @@ class RunActor:
         self._loop.on_foreign = self._refuse_foreign
         self._state = _state_of(run, loaded, is_replaying, is_strict)
         self._steps: dict[bytes, StepTask] = {}
-        self._alarms: Alarms[bytes] = Alarms()
+        self._alarms: Alarms[bytes] | None = None
+        self._told_due: float | None = None
+        """What the host was told last of when something is due."""
         # Exceptions that were raised in the body for a failed step: if one ends the attempt, its step runs again.
         self._failures: list[tuple[BaseException, bytes]] | None = None
         self._task: RunTask | None = None
@@ -135,10 +136,11 @@ class RunActor:
         """The body is, or may be, not at rest."""
         self._is_fetching = False
         """What is recorded of its maps is being read: until it is here, nothing else is taken."""
-        self._page_waiters: dict[EndPages, asyncio.Future[None]] = {}
+        self._page_waiters: dict[EndPages, asyncio.Future[None]] | None = None
         self._is_over: Callable[[], bool] | None = None
         self._checks = 0
-        self._effects: deque[Effect] = deque()
+        # Last first. Those that were cut off by a slice come before what the body asks for later.
+        self._effects: list[Effect] = []
 
     # Being driven
 
@@ -147,8 +149,8 @@ class RunActor:
 
         What a new attempt finds in its mailbox came before it, and so is memo: on replay it will be, too.
         """
-        if not self._state.replaying:
-            while (message := self._run.open_mailbox().take()) is not None:
+        if not self._state.replaying and self._run.mailbox is not None:
+            while (message := self._run.mailbox.take()) is not None:
                 if isinstance(message, StepEnded):
                     self._state.apply(message)
         # Of its own, for what an attempt sets there is for its steps and children, not for the next attempt.
@@ -159,33 +161,29 @@ class RunActor:
     def go_on(self, is_over: Callable[[], bool]) -> bool:
         """Take message after message, each time running the body until it is at rest."""
         self._is_over = is_over
-        mailbox = self._run.open_mailbox()
+        run = self._run
         while not self._is_closed:
-            if mailbox.has_control and not self._is_cleaning:
+            mailbox = run.mailbox
+            if mailbox is not None and mailbox.has_control and not self._is_cleaning:
                 self._clean_up()  # ahead of everything, even in the middle of a turn that does not end
-            if self._is_doomed:
-                return False  # it stands still until its interrupt comes, even in the middle of a turn
+            if run.is_doomed and not self._is_cleaning:
+                return False  # it stands still until its interrupt comes (leaves get theirs first), even in a turn
             if self._is_fetching and not self._is_cleaning:
                 return False
             if self._is_moving:
                 if not self._run_to_rest():
                     return True  # in the middle of a turn
                 self._is_moving = False
-                if self._is_closed or is_over():
-                    return not self._is_closed
+                if run.mailbox and is_over():
+                    return True
                 continue
-            message = mailbox.take()
+            message = None if mailbox is None else mailbox.take()
             if message is None:
                 self._rest()
                 return False
             if isinstance(message, StepEnded | TimerFired) and not self._is_cleaning:
                 self._take(message)
         return False
-
-    @property
-    def _is_doomed(self) -> bool:
-        """The run is cancelled, and its interrupt is on its way: leaves get theirs first."""
-        return self._run.is_doomed and not self._is_cleaning
 
     def _take(self, message: StepEnded | TimerFired) -> None:
         if message.seq > self._run.seen_seq:
@@ -226,7 +224,7 @@ class RunActor:
         pages.take(rows, place)
         if pages.generations and self._loaded is not None:
             self._loaded.generations.update(pages.generations)
-        waiter = self._page_waiters.pop(pages, None)
+        waiter = None if self._page_waiters is None else self._page_waiters.pop(pages, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
         self._move()
@@ -241,41 +239,48 @@ class RunActor:
             self._take(message)
 
     def _rest(self) -> None:
-        due = self.next_due()
-        if self._is_cleaning:
-            self._host.at_rest(self._run, due, is_parked=False)
-        else:
-            is_parked = not self._checks and all(step.retry_at is not None for step in self._steps.values())
-            if is_parked and self._steps:
-                due = min((at for at in (due, *(step.retry_at for step in self._steps.values())) if at is not None),
-                          default=None)  # fmt: skip
+        due, is_parked = self.next_due(), not self._is_cleaning and not self._checks
+        for step in self._steps.values():
+            if step.retry_at is None:
+                is_parked = False
+                break
+        if is_parked and self._steps:
+            retries = (step.retry_at for step in self._steps.values())
+            due = min((at for at in (due, *retries) if at is not None), default=None)
+        self._tell_due(due, is_parked)
+
+    def _tell_due(self, due: float | None, is_parked: bool) -> None:
+        if is_parked or due != self._told_due:
+            self._told_due = due
             self._host.at_rest(self._run, due, is_parked=is_parked)
 
     def next_due(self) -> float | None:
         """When a timer of the body, a sleep, or the timeout of an invoke is due."""
-        timer, other = self._loop.next_due(), self._alarms.next_due()
+        timer = self._loop.next_due()
+        other = None if self._alarms is None else self._alarms.next_due()
         if timer is None or other is None:
             return other if timer is None else timer
         return min(timer, other)
 
     def alarm(self, now: float) -> None:
         """Post what is due: each is recorded in the act that posts it, so that the record keeps the body's order."""
+        self._told_due = None  # it is what has just come
         if self._is_cleaning:
             self._fire_unrecorded(now)
             return
-        if self._is_doomed or self._state.replaying:
+        if self._run.is_doomed or self._state.replaying:
             return  # in a replay: what is due then, and not in the record, comes when the body rests
         while not self._is_closed:
-            timer, other = self._loop.next_due(), self._alarms.next_due()
-            if timer is not None and timer <= now and (other is None or timer <= other):
+            timer, due = self._loop.next_due(), self.next_due()
+            if due is None or due > now:
+                break
+            if timer == due:
                 number = self._loop.pop_due(now)
                 assert number is not None
                 self._host.timer_fired(self._run, number, now)
-            elif other is not None and other <= now:
+            elif self._alarms is not None:
                 self._due(self._alarms.pop_due(now), now)
-            else:
-                break
-        self._host.at_rest(self._run, self.next_due(), is_parked=False)
+        self._tell_due(self.next_due(), is_parked=False)
 
     def _due(self, key: bytes | None, now: float) -> None:
         pending = None if key is None else self._state.is_pending(key)
@@ -302,11 +307,12 @@ class RunActor:
 
     def _perform_effects(self) -> bool:
         """Do what the body asked for; False when the slice is used up before all of it is done."""
-        todo = self._effects
-        if new := self._state.take_effects():
-            todo.extend(new)
-        while todo:
-            self._perform(todo.popleft())
+        todo, state = self._effects, self._state
+        while todo or state.has_effects:
+            if not todo:
+                todo = self._effects = state.take_effects()
+                todo.reverse()
+            self._perform(todo.pop())
             if todo and self._is_over is not None and self._is_over():
                 return False
         return True
@@ -342,11 +348,11 @@ class RunActor:
                 withdrawn = 0 if self._loaded is None else self._loaded.generations.get(pending.key, 0)
                 self._host.invoke(self._run, pending, withdrawn + 1)
             case Kind.SLEEP:
-                self._alarms.add(pending.key, self._due_of_sleep(pending))
+                self.await_until(pending.key, self._due_of_sleep(pending))
             case _:
                 due = self._host.begin_step(self._run, pending)
                 if due is not None:
-                    self._alarms.add(pending.key, due)
+                    self.await_until(pending.key, due)
 
     def _due_of_sleep(self, pending: Pending) -> float:
         """One that an earlier attempt began goes on; it does not begin anew."""
@@ -365,9 +371,13 @@ class RunActor:
             self._host.start_when_durable(self._run, step)
 
     def await_until(self, key: bytes, deadline: float) -> None:
-        """The step has begun; at `deadline` it is due: the invoke of a child that runs has timed out."""
+        """The step has begun; at `deadline` it is due: the invoke of a child that runs has timed out.
+
+        The host is told when the body has come to rest. It is in its turn, or queued.
+        """
+        if self._alarms is None:
+            self._alarms = Alarms()
         self._alarms.add(key, deadline)
-        self._host.at_rest(self._run, self.next_due(), is_parked=False)
 
     @contextmanager
     def busy(self) -> Generator[None, None, None]:
@@ -382,13 +392,15 @@ class RunActor:
         return self._state.is_pending(pending.key) is pending
 
     def _resolve(self, pending: Pending, message: StepEnded) -> None:
-        self._alarms.discard(pending.key)
+        if self._alarms is not None:
+            self._alarms.discard(pending.key)
         future = pending.future
         if future is not None and not future.done():
             future.set_result(message)
 
     def _withdraw(self, pending: Pending) -> None:
-        self._alarms.discard(pending.key)
+        if self._alarms is not None:
+            self._alarms.discard(pending.key)
         step = self._steps.pop(pending.key, None)
         if step is not None:
             step.stop()
@@ -529,7 +541,7 @@ class RunActor:
 
     def due_of(self, key: bytes) -> float | None:
         """When a sleep ends, or what waits times out."""
-        return self._alarms.due_of(key)
+        return None if self._alarms is None else self._alarms.due_of(key)
 
     def _refuse_foreign(self) -> None:
         self._loop.refuse_foreign_calls()
@@ -562,6 +574,8 @@ class RunActor:
         pages = opened.memo
         if pages is None or not pages.needs_page:
             return self._state.next_of_memo(opened)
+        if self._page_waiters is None:
+            self._page_waiters = {}
         waiter = self._page_waiters.get(pages)
         if waiter is None:
             waiter = self._page_waiters[pages] = self._loop.create_future()

@@ -206,10 +206,13 @@ class RunState:
             self._maps = Maps(0)
         return self._maps.keep_late(message)
 
+    @property
+    def has_effects(self) -> bool:
+        return bool(self._effects)
+
     def take_effects(self) -> list[Effect]:
-        effects = self._effects
-        if effects:
-            self._effects = []
+        """What is to be done, in its order: the caller's from now on."""
+        effects, self._effects = self._effects, []
         return effects
 
     @property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from rotor_actors.durations import humanize
 from rotor_actors.errors import ErrorInfo, PayloadError, StepFailedError, StepTimeoutError
+from rotor_actors.execution import Execution, gives_coroutine, is_async
 from rotor_actors.messages import Pending
 from rotor_actors.records import Outcome, OutcomeStatus
 from rotor_actors.retry import is_retriable, next_delay, retry_after
@@ -37,6 +38,12 @@ class StepHost(Protocol):
 
     def encode_error(self, error: BaseException) -> bytes: ...
 
+    def hold_back(self, step: StepTask) -> bool:
+        """An earlier execution of it has not ended: the step is started again when it has, or is given up."""
+        ...
+
+    def step_started(self, step: StepTask) -> None: ...
+
     def step_finished(self, step: StepTask, outcome: Outcome) -> None: ...
 
     def step_retries(self, step: StepTask, due: float, error: bytes) -> None: ...
@@ -61,7 +68,7 @@ class StepTask:
         failures: how often its body has failed so far, in this attempt of the run.
     """
 
-    __slots__ = ("_host", "_is_timed_out", "_task", "_thread", "attempts", "began_at", "is_stopped", "pending",
+    __slots__ = ("_execution", "_host", "_is_timed_out", "_task", "_thread", "attempts", "began_at", "is_stopped", "pending",
                  "retry_at", "run")  # fmt: skip
 
     def __init__(self, host: StepHost, run: Run, pending: Pending, failures: int = 0) -> None:
@@ -74,6 +81,7 @@ class StepTask:
         """When its body is executed again; None while it is, or waits for its past to be durable."""
         self.is_stopped = False
         self._is_timed_out = False
+        self._execution: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
         self._thread: ThreadCall | None = None
 
@@ -97,18 +105,25 @@ class StepTask:
         return self._thread is not None and self._thread.is_running
 
     def start(self) -> None:
-        """Begin an execution; its past is durable."""
-        if self.is_stopped:
-            return
+        """Begin an execution, if it is still wanted and an earlier one has ended; its past is durable."""
+        run = self.run
+        if not self.is_stopped and not run.is_doomed:
+            if self._host.hold_back(self):
+                return
+            self._begin_execution()
+        self._host.step_started(self)
+
+    def _begin_execution(self) -> None:
+        run = self.run
         self.attempts += 1
         self.retry_at = None
         if self.began_at is None:
             self.began_at = self._host.now()
-        self._host.on_effect(self.run, self.pending, self.attempts)
-        context = None if self.run.context is None else self.run.context.copy()
-        task = asyncio.get_running_loop().create_task(self._execute(), context=context)
-        task.add_done_callback(self._ended)
-        self._task = task
+        self._host.on_effect(run, self.pending, self.attempts)
+        self._execution = execution = Execution(self)
+        context = None if run.context is None else run.context.copy()
+        task = asyncio.get_running_loop().create_task(execution, context=context)
+        self._task = None if task.done() else task  # a host with eager tasks has run its first part already
 
     def stop(self) -> bool:
         """Interrupt it; nothing of it will be recorded. Says whether an execution was under way."""
@@ -129,50 +144,33 @@ class StepTask:
             self._task.cancel()
             self._host.timers.add(self, now + self._host.grace)
         else:
-            task, self._task = self._task, None
+            task, self._task, self._execution = self._task, None, None
             task.cancel()
             self._host.execution_stuck(self, task)
             self._failed(self._timeout_error())
 
-    async def _execute(self) -> Any:
+    def execute(self) -> Coroutine[Any, Any, Any]:
+        """The coroutine that does it; called within its task."""
         spec = self.spec
-        try:
-            if is_async(spec.fn):
-                self._arm_timeout()
-                return await spec.fn(*spec.args)
-            async with self._host.threads.slot():
-                self._arm_timeout()  # waiting for a free thread is not the step's fault
-                self._thread = ThreadCall(spec.fn, spec.args)
-                result = await self._thread.result()
-            return await result if inspect.isawaitable(result) else result
-        except SystemExit as error:
-            # It would end the host's loop, and with it everybody else's runs.
-            raise StepFailedError(f"the step called sys.exit({error.code!r})", error=_info(error)) from error
+        if not is_async(spec.fn):
+            return self._in_thread(spec)
+        self._arm_timeout()
+        return spec.fn(*spec.args) if gives_coroutine(spec.fn) else _awaited(spec)
+
+    async def _in_thread(self, spec: RunSpec) -> Any:
+        async with self._host.threads.slot():
+            self._arm_timeout()  # waiting for a free thread is not the step's fault
+            self._thread = ThreadCall(spec.fn, spec.args)
+            result = await self._thread.result()
+        return await result if inspect.isawaitable(result) else result
 
     def _arm_timeout(self) -> None:
         self._host.timers.add(self, self._host.now() + self.spec.timeout)
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        if task is not self._task:  # it was given up
-            _ = task.cancelled() or task.exception()
+    def returned(self, execution: Execution, result: Any) -> None:
+        """An execution has ended."""
+        if not self._is_wanted(execution, None):
             return
-        self._task = None
-        self._host.timers.discard(self)
-        if self._thread is not None:
-            if self._thread.is_running:
-                self._host.thread_left(self, self._thread)
-            self._thread = None
-        if self.is_stopped:
-            self._host.step_gone(self, None if task.cancelled() else task.exception())
-            return
-        if task.cancelled():
-            self._failed(self._cancellation_error())
-        elif (error := task.exception()) is not None:
-            self._failed(self._timeout_error() if self._is_timed_out and _is_timeout(error) else error)
-        else:
-            self._completed(task.result())
-
-    def _completed(self, result: Any) -> None:
         try:
             blob, value = self.spec.codec.round_trip(result)
         except PayloadError as error:
@@ -180,6 +178,35 @@ class StepTask:
             return
         self.pending.value = value
         self._host.step_finished(self, Outcome(_COMPLETED, blob))
+
+    def raised(self, execution: Execution, error: BaseException) -> None:
+        """An execution has ended, or never began."""
+        if isinstance(error, SystemExit):
+            # It would end the host's loop, and with it everybody else's runs.
+            exit, error = error, StepFailedError(f"the step called sys.exit({error.code!r})", error=_info(error))
+            error.__cause__ = exit
+        is_cancelled = isinstance(error, asyncio.CancelledError)
+        if not self._is_wanted(execution, None if is_cancelled else error):
+            return
+        if is_cancelled:
+            error = self._cancellation_error()
+        elif self._is_timed_out and isinstance(error, TimeoutError):
+            error = self._timeout_error()
+        self._failed(error)
+
+    def _is_wanted(self, execution: Execution, error: BaseException | None) -> bool:
+        """It is the one under way; False when it was given up, or when nobody waits for the step any more."""
+        if execution is not self._execution:
+            return False
+        self._task = self._execution = None
+        self._host.timers.discard(self)
+        if self._thread is not None:
+            if self._thread.is_running:
+                self._host.thread_left(self, self._thread)
+            self._thread = None
+        if self.is_stopped:
+            self._host.step_gone(self, error)
+        return not self.is_stopped
 
     def _failed(self, error: BaseException) -> None:
         self._is_timed_out = False
@@ -219,13 +246,5 @@ def _info(error: BaseException) -> ErrorInfo:
     return ErrorInfo(type(error).__name__, str(error))
 
 
-def _is_timeout(error: BaseException) -> bool:
-    return isinstance(error, TimeoutError | asyncio.CancelledError)
-
-
-def is_async(fn: Callable[..., Any]) -> bool:
-    """Does calling it give a coroutine? The common case is a look at a flag; the rest is left to inspect."""
-    code = getattr(fn, "__code__", None)
-    if code is not None and code.co_flags & inspect.CO_COROUTINE:
-        return True
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - an object with an async __call__
+async def _awaited(spec: RunSpec) -> Any:
+    return await spec.fn(*spec.args)

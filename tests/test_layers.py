@@ -34,7 +34,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "stores.sqlite", "stores.memory", "journal",
     ),
     "what authors see": ("step_specs", "fan_out", "body", "step_events", "step", "context", "define"),
-    "actors": ("threads", "timers", "run_queue", "run", "live_tree", "step_task", "run_actor", "admission", "claims",
+    "actors": ("threads", "timers", "run_queue", "run", "live_tree", "execution", "step_task", "run_actor", "admission", "claims",
         "in_flight", "leftovers", "features",
         "flow.gate",
     ),
