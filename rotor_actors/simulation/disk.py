@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -19,6 +19,7 @@ from rotor_actors.errors import StoreError, StoreLockedError
 from rotor_actors.records import Entry
 from rotor_actors.simulation.vfs import FileFault, Operation, SimVfs
 from rotor_actors.simulation.volume import Volume
+from rotor_actors.stores.base import Store
 from rotor_actors.stores.sqlite import SQLiteStore
 from rotor_actors.stores.sqlite_connection import Connection, connect
 
@@ -81,6 +82,8 @@ class SimDisk:
         self.damaged: set[bytes] = set()
         """Payloads in which a bit was flipped, as they were."""
         self.is_full = False
+        self.on_open: Callable[[Store], None] = lambda store: None
+        """Called with each store when it has been opened."""
         self._tape = tape
         self._faults = faults
         self._synchronous = synchronous
@@ -239,6 +242,7 @@ class SimStore(SQLiteStore):
     def open(self) -> None:
         super().open()
         cast(apsw.Connection, self._writer).set_wal_hook(self._count_pages)
+        self._disk.on_open(self)
 
     def commit(self, entries: list[Entry]) -> None:
         self._disk.plan()

@@ -17,6 +17,7 @@ class Process:
         self.number = number
         self.is_dead = False
         self.is_condemned = False
+        self.is_attached = False
         self.runtime: Runtime | None = None
         self._waiters: dict[asyncio.Future[None], None] = {}
 

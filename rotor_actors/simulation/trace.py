@@ -82,9 +82,8 @@ class Noted(Event):
     text: str
 
 
-TraceEvent = (
-    Opened | Closed | Crashed | Appended | CommitBegun | Committed | CommitFailed | EffectBegun | Acknowledged | Noted
-)
+# Who plays in a universe may have events of his own.
+TraceEvent = Event
 
 
 def hash_of(trace: list[TraceEvent]) -> str:

@@ -182,8 +182,14 @@ class Universe:
         )
         process.runtime = runtime
         await runtime.__aenter__()
+        self._attach(process)
+
+    def _attach(self, process: Process) -> None:
+        """Listen to its engine, as soon as there is one: recovery appends before the runtime is open."""
         engine = process.engine
-        assert engine is not None
+        if engine is None or process.is_attached:
+            return
+        process.is_attached = True
         engine.on_effect = partial(self._effect, process)
         self.stubs.attach(engine)
         append = engine.journal.append
@@ -294,8 +300,10 @@ class Universe:
 
     def store_called(self, verb: str) -> None:
         process = LIFE.get()
-        if isinstance(process, Process) and self.crash_plan.at_call():
-            self.die(process, f"before the store's {verb}")
+        if isinstance(process, Process):
+            self._attach(process)
+            if self.crash_plan.at_call():
+                self.die(process, f"before the store's {verb}")
 
     def refused(self, life: Life, verb: str) -> None:
         """A dead process tried to use the store, and could not."""
