@@ -53,6 +53,16 @@ class Access(Reading):
             return live.row
         return await self._read(lambda store: store.find(run_id))
 
+    async def _ended_row(self, run_id: str) -> RunRow:
+        """The row of a run that is no longer live. While the disk is full its end may not be durable yet: until it
+        is, nobody is told of it."""
+        row = await self._row(run_id)
+        if not row.status.is_terminal:
+            engine = self._open()
+            await engine.journal.durable(engine.journal.last_seq)
+            row = await self._row(run_id)
+        return row
+
     async def _read(self, read: Callable[[StoreReader], T]) -> T:
         """Read what was appended before this call, too; while the disk is full, what is durable."""
         engine = self._open()

@@ -26,7 +26,7 @@ class Controlling(Access):
         engine = self._open()
         run = engine.tree.find(run_id)
         if run is None:
-            await self._row(run_id)
+            await self._ended_row(run_id)
             return CancelReport(already_ended=[run_id])
         if run.cancellation is None:
             Cancellation(engine, engine.finishing, [run], reason).begin()

@@ -31,7 +31,7 @@ class Waiting(Controlling, Looking):
         limit = None if timeout is None else seconds(timeout, name="timeout")
         run = engine.tree.find(run_id)
         if run is None or run.row.status.is_terminal:
-            row = await self._row(run_id)
+            row = await self._ended_row(run_id)
         else:
             row = await self._wait(engine, run, limit)
         return self._outcome(engine, row)

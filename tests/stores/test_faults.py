@@ -62,6 +62,12 @@ async def until_refused(runtime: Runtime) -> None:
         await asyncio.sleep(0.001)
 
 
+async def until_gone(runtime: Runtime, run_id: str) -> None:
+    """Wait until the run has ended in memory, whatever the disk says."""
+    while runtime._engine.tree.find(run_id) is not None:  # noqa: ASYNC110  # pyright: ignore[reportPrivateUsage]
+        await asyncio.sleep(0.001)
+
+
 async def nothing_happens() -> None:
     """What had begun comes to its end; nothing else begins, though commits are tried again."""
     await asyncio.sleep(0.02)
@@ -104,6 +110,31 @@ async def test_what_is_durable_can_be_read_while_the_disk_is_full(tmp_path: Path
         assert len(await asyncio.wait_for(runtime.runs(), 5)) == 1
         disk.fault = ""
         await start
+
+
+async def test_nobody_is_told_of_an_end_that_waits_for_room(tmp_path: Path, disk: FaultyDisk) -> None:
+    """Neither by its result nor by a cancel that comes too late. Found by the simulator."""
+    gate = asyncio.Event()
+
+    @workflow(id="gated")
+    async def gated(ctx: Context) -> int:
+        await ctx.step.run("wait", gate.wait)
+        return 1
+
+    async with Runtime(SQLiteStore(tmp_path / "rotor.db", vfs=disk.name), drain_timeout=0) as runtime:
+        handle = await runtime.start(gated)
+        disk.fault = "full"
+        gate.set()
+        await until_refused(runtime)
+        await until_gone(runtime, handle.run_id)
+        result = asyncio.ensure_future(handle.result())
+        cancel = asyncio.ensure_future(handle.cancel())
+        await asyncio.sleep(0.05)
+        assert not result.done()
+        assert not cancel.done()
+        disk.fault = ""
+        assert await result == 1
+        assert (await cancel).already_ended == [handle.run_id]
 
 
 async def test_a_runtime_can_be_left_while_the_disk_is_full_and_loses_nothing_that_it_acknowledged(
