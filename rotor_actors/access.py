@@ -9,6 +9,7 @@ from rotor_actors.engine import Engine
 from rotor_actors.errors import RuntimeStateError, StoreError, StoreFullError
 from rotor_actors.reading import Reading
 from rotor_actors.records import RunRow
+from rotor_actors.run import Run
 from rotor_actors.service import Service
 from rotor_actors.stores.base import StoreReader
 
@@ -53,15 +54,19 @@ class Access(Reading):
             return live.row
         return await self._read(lambda store: store.find(run_id))
 
-    async def _ended_row(self, run_id: str) -> RunRow:
-        """The row of a run that is no longer live. While the disk is full its end may not be durable yet: until it
-        is, nobody is told of it."""
-        row = await self._row(run_id)
-        if not row.status.is_terminal:
-            engine = self._open()
-            await engine.journal.durable(engine.journal.last_seq)
+    async def _live_or_ended(self, run_id: str) -> Run | RunRow:
+        """The run, if it is live; else its row, with its end, which is durable. Raises RunNotFoundError.
+
+        A row without an end is that of a run which was started while it was being read, or which has ended in memory
+        only, because the disk is full: nobody is told of that before it is durable.
+        """
+        engine = self._open()
+        while (run := engine.tree.find(run_id)) is None or run.row.status.is_terminal:
             row = await self._row(run_id)
-        return row
+            if row.status.is_terminal:
+                return row
+            await engine.journal.durable(engine.journal.last_seq)
+        return run
 
     async def _read(self, read: Callable[[StoreReader], T]) -> T:
         """Read what was appended before this call, too; while the disk is full, what is durable."""

@@ -6,6 +6,7 @@ import asyncio
 
 from rotor_actors.access import Access
 from rotor_actors.cancellation import Cancellation, CancelReport
+from rotor_actors.records import RunRow
 
 
 class Controlling(Access):
@@ -24,9 +25,8 @@ class Controlling(Access):
         Cancelling the caller does not stop the cancellation.
         """
         engine = self._open()
-        run = engine.tree.find(run_id)
-        if run is None:
-            await self._ended_row(run_id)
+        run = engine.tree.find(run_id) or await self._live_or_ended(run_id)
+        if isinstance(run, RunRow):
             return CancelReport(already_ended=[run_id])
         if run.cancellation is None:
             Cancellation(engine, engine.finishing, [run], reason).begin()

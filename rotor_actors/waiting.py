@@ -29,12 +29,8 @@ class Waiting(Controlling, Looking):
         """What `RunHandle.result` gives, by run id."""
         engine = self._engine
         limit = None if timeout is None else seconds(timeout, name="timeout")
-        run = engine.tree.find(run_id)
-        if run is None or run.row.status.is_terminal:
-            row = await self._ended_row(run_id)
-        else:
-            row = await self._wait(engine, run, limit)
-        return self._outcome(engine, row)
+        run = await self._live_or_ended(run_id)
+        return self._outcome(engine, run if isinstance(run, RunRow) else await self._wait(engine, run, limit))
 
     async def _wait(self, engine: Engine, run: Run, limit: float | None) -> RunRow:
         assert self._service is not None

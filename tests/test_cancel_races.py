@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import pytest
 from cancel_kit import SlicingClock, branch, everything, no_task_is_left, other_tasks, sleeper, unfinished
 from kit import FragileStore, World
 
 from rotor_actors import CancelReport, Context, RunHandle, RunStatus, workflow
-from rotor_actors.errors import StoreError, WorkflowCancelledError
+from rotor_actors.errors import RunNotFoundError, StoreError, WorkflowCancelledError
 from rotor_actors.records import Entry, RunChanged, RunCreated, RunsCancelled, flatten
 
 pytestmark = pytest.mark.asyncio
 
 CANCELLED = RunStatus.CANCELLED
+T = TypeVar("T")
 
 
 async def passes(count: int) -> None:
@@ -461,3 +462,46 @@ async def test_a_crash_at_each_entry_around_a_cancellation_leaves_all_or_nothing
 
 def store_runs(store: FragileStore) -> list[Any]:
     return list(store._runs.values())  # pyright: ignore[reportPrivateUsage]
+
+
+# Looked up while it is being started
+
+
+class SlowExecutor:
+    """Lets some passes of the loop go by before each call and after it, by chance."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+
+    async def call(self, function: Callable[[], T]) -> T:
+        await passes(self._chance.randrange(4))
+        result = function()
+        await passes(self._chance.randrange(4))
+        return result
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_a_run_that_is_looked_up_while_it_is_being_started_is_not_taken_for_one_that_has_ended(seed: int) -> None:
+    """Neither by a cancel nor by a waiter: both see it, or say that there is none. Found by the simulator."""
+    chance = random.Random(seed)
+    async with slicing(sleeper, executor=lambda name: SlowExecutor(chance)) as world:
+        runtime = world.runtime
+        other = asyncio.ensure_future(runtime.start(sleeper))
+        await passes(chance.randrange(4))
+        cancel = asyncio.ensure_future(runtime.cancel("wanted"))
+        result = asyncio.ensure_future(runtime.run("wanted").result())
+        await passes(chance.randrange(4))
+        await runtime.start(sleeper, run_id="wanted")
+        await passes(50)
+        is_cancelled = not isinstance(cancel.exception() if cancel.done() else None, RunNotFoundError)
+        assert is_cancelled is ((await runtime.info("wanted")).status is CANCELLED)
+        if is_cancelled:
+            assert (await cancel).cancelled == ["wanted"]
+        if not result.done() or not isinstance(result.exception(), RunNotFoundError):
+            await runtime.cancel("wanted")
+            with pytest.raises(WorkflowCancelledError):
+                await result
+            assert (await runtime.info("wanted")).status is CANCELLED
+        await (await other).cancel()
