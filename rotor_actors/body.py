@@ -23,6 +23,9 @@ class Body(Mapper, Protocol):
 
     where: str
 
+    @property
+    def run_id(self) -> str: ...
+
     def ask(self, step_id: str, kind: Kind, target: str, spec: object) -> StepEnded | Pending:
         """Ask for a step: its outcome where it is known, else one to come, with the future to wait for it."""
         ...
@@ -44,6 +47,14 @@ class Body(Mapper, Protocol):
     def codec_of(self, annotation: object) -> Codec: ...
 
     def step_codec(self, fn: Callable[..., Any]) -> Codec: ...
+
+    def codecs_of(self, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]:
+        """Register a workflow, and give the codecs of its data and its result."""
+        ...
+
+    def result_codec(self, workflow_id: str) -> Codec:
+        """The codec of a workflow's result; where it is not registered, one for plain data."""
+        ...
 
     def workflow(self, workflow_id: str) -> Workflow[Any, Any]: ...
 

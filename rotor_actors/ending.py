@@ -19,6 +19,7 @@ from rotor_actors.errors import (
     PayloadError,
     RotorError,
     RunExistsError,
+    RunNotFoundError,
     StepRefusedError,
     WorkflowDefinitionError,
 )
@@ -45,7 +46,7 @@ from rotor_actors.run import Phase, Run
 # The code is wrong, and the same code would fail in the same way again.
 _PROGRAMMING_ERRORS = (DurationError, EffectOutsideStepError, ExpressionError, InvokeDepthError, InvokeTargetError,
                        NonDeterminismError,
-                       PayloadError, RunExistsError, StepRefusedError, WorkflowDefinitionError)  # fmt: skip
+                       PayloadError, RunExistsError, RunNotFoundError, StepRefusedError, WorkflowDefinitionError)  # fmt: skip
 
 _OUTCOME_OF = {RunStatus.COMPLETED: OutcomeStatus.COMPLETED, RunStatus.FAILED: OutcomeStatus.FAILED}
 

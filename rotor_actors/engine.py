@@ -16,6 +16,7 @@ import msgspec
 
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.context import Context
+from rotor_actors.detached import Detached
 from rotor_actors.ending import Ending
 from rotor_actors.errors import ErrorInfo, PayloadError, RotorError, StoreError
 from rotor_actors.events.cancelling import CancelOns
@@ -25,6 +26,7 @@ from rotor_actors.events.waiting import EventWaits
 from rotor_actors.finishing import Finishing
 from rotor_actors.flow.arriving import Arriving
 from rotor_actors.invoking import Invoking
+from rotor_actors.joins import CancelSteps, Joins
 from rotor_actors.kernel import Kernel, Options, Ports
 from rotor_actors.leftovers import Leftovers
 from rotor_actors.loading import Loaded, add_ended_since, load
@@ -82,6 +84,9 @@ class Engine(Kernel):
         self.arriving = Arriving(self, self.finishing)
         self.features.add(self.arriving)
         self.invoking = Invoking(self, self.finishing)
+        self.features.add(Detached(self, self.arriving))
+        self.features.add(Joins(self))
+        self.features.add(CancelSteps(self, self.finishing))
         self.loading = 0
         self.to_load: list[Run] = []
         self.load_wanted = asyncio.Event()

@@ -8,10 +8,12 @@ expected, what was found, and the remedy. "What I awaited was cancelled" (`Workf
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any, Protocol
 
 import msgspec
 
 __all__ = [
+    "AwaitedRun",
     "DurationError",
     "EffectOutsideStepError",
     "ErrorInfo",
@@ -54,6 +56,20 @@ class ErrorInfo(msgspec.Struct, frozen=True):
     type: str
     message: str
     traceback: str = ""
+
+
+class AwaitedRun(Protocol):
+    """A run that was let go of, in the hands of a workflow's body. What is done with it are steps of that body."""
+
+    run_id: str
+
+    async def join(self, id: str, *, timeout: str | float | timedelta, returns: Any = ...) -> Any:
+        """`step.join` it."""
+        ...
+
+    async def cancel(self, id: str, reason: str = "") -> bool:
+        """`step.cancel` it."""
+        ...
 
 
 class RotorError(Exception):
@@ -109,10 +125,25 @@ class WorkflowTimeoutError(WorkflowError):
     def __init__(self, *, run_id: str, workflow_id: str, timeout: float) -> None:
         message = (
             f"run {run_id} of workflow {workflow_id!r} did not end within {timeout:g} s; "
-            f"it keeps running: await it with runtime.run({run_id!r}).result(), or cancel it"
+            f"it keeps running: await it with runtime.run({run_id!r}).result(), in a workflow with step.join, or cancel it"
         )
         super().__init__(message, run_id=run_id, workflow_id=workflow_id)
         self.timeout = timeout
+        self.awaited: AwaitedRun | None = None
+
+    @property
+    def child(self) -> AwaitedRun:
+        """The run, to be joined or cancelled by steps of the body that caught this.
+
+        Raises:
+            RuntimeStateError: it was not raised to a workflow's body: there `runtime.run(error.run_id)` is at hand.
+        """
+        if self.awaited is None:
+            raise RuntimeStateError(
+                f"run {self.run_id}: only in the workflow that awaited it is there a child to join or cancel; "
+                f"use runtime.run({self.run_id!r})"
+            )
+        return self.awaited
 
 
 class WorkflowCancelledError(WorkflowError):

@@ -32,6 +32,12 @@ class Kind(StrEnum):
     RUN = "run"
     INVOKE = "invoke"
     SLEEP = "sleep"
+    START = "start"
+    """Starting a run that is not a child."""
+    JOIN = "join"
+    """Waiting for the end of a run that is not a child, or not any more."""
+    CANCEL = "cancel"
+    """Cancelling another run."""
     MAP = "map"
     """A map was begun: its children are invokes whose keys begin with this one. It has no outcome of its own."""
     WAIT_FOR_EVENT = "wait-for-event"
@@ -47,7 +53,7 @@ class Kind(StrEnum):
     @property
     def is_outcome(self) -> bool:
         """It tells how a step ended; the others tell of events in the run's life."""
-        return self not in (Kind.TIMER, Kind.STEP_RETRY, Kind.ATTEMPT)
+        return self not in (Kind.TIMER, Kind.STEP_RETRY, Kind.ATTEMPT, Kind.MAP)
 
     @property
     def outlives_process(self) -> bool:
@@ -78,6 +84,8 @@ class RunFlag(IntFlag):
     """A replay asked for other steps than the record holds: the workflow's code has changed under it."""
     HANDLER = 16
     """An `on_failure` or `on_cancel` handler of another run."""
+    STARTED = 64
+    """Started by `step.start` of another run, which `parent_run_id` names: linked to it, and nothing else."""
     DAMAGED = 32
     """The store found that a payload does not match its checksum, and left the payloads out."""
 

@@ -31,7 +31,7 @@ from rotor_actors.messages import (
     Withdraw,
 )
 from rotor_actors.payload import Codec
-from rotor_actors.records import ChildRow, EventNote, Kind, StepRow
+from rotor_actors.records import ChildRow, EventNote, Kind, RunFlag, StepRow
 from rotor_actors.run import Run
 from rotor_actors.run_loop import RunLoop
 from rotor_actors.run_state import RunState
@@ -591,6 +591,10 @@ class RunActor:
             f"steps do not nest: call it in the body"
         )
 
+    @property
+    def run_id(self) -> str:
+        return self._run.row.run_id
+
     def note_failure(self, error: BaseException, key: bytes) -> None:
         if self._failures is None:
             self._failures = []
@@ -617,6 +621,14 @@ class RunActor:
                 f"name it in Runtime(workflows=[…])"
             )
         return found
+
+    def codecs_of(self, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]:
+        self._host.register(workflow)
+        return self._host.codecs_of(workflow)
+
+    def result_codec(self, workflow_id: str) -> Codec:
+        found = self._host.find_workflow(workflow_id)
+        return self._host.codec_of(Any) if found is None else self._host.codecs_of(found)[1]
 
     def check_invoke(self, step_id: str, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]:
         limit = self._host.max_depth()
@@ -647,7 +659,7 @@ class RunActor:
             run_id=row.run_id,
             workflow_id=row.workflow_id,
             attempt=row.attempt,
-            parent_run_id=row.parent_run_id,
+            parent_run_id=None if row.flags & RunFlag.STARTED else row.parent_run_id,
             root_run_id=row.root_run_id,
             depth=row.depth,
             event=self._event,

@@ -28,11 +28,11 @@ from rotor_actors.flow.ticket import Ticket, make_ticket
 from rotor_actors.ids import checked_run_id, is_storable, map_index_of
 from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.payload import Codec
-from rotor_actors.records import Kind, OutcomeStatus
+from rotor_actors.records import Kind, Outcome, OutcomeStatus
 from rotor_actors.remote_errors import RecordedError, rebuild
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.step_events import EventSteps
-from rotor_actors.step_specs import InvokeSpec, RunSpec, SleepSpec
+from rotor_actors.step_specs import CancelSpec, EndNote, InvokeSpec, JoinSpec, RunSpec, SleepSpec, StartSpec
 from rotor_actors.workflow import Workflow
 
 In = TypeVar("In")
@@ -43,6 +43,9 @@ Ts = TypeVarTuple("Ts")
 
 STEP_TIMEOUT: Duration = "5m"
 LONGEST_INVOKE = 24 * 3600.0
+
+ANY: Any = Any
+"""Whatever type the workflow itself says."""
 
 
 class Invocation(NamedTuple, Generic[R]):
@@ -74,6 +77,28 @@ class InvokeOutcome(msgspec.Struct, Generic[Out], frozen=True):
     @property
     def is_completed(self) -> bool:
         return not (self.is_failed or self.is_canceled or self.is_timed_out)
+
+
+class LateChild:
+    """The run that a `WorkflowTimeoutError` tells of: the body may join it, or cancel it, by steps of its own.
+
+    Attributes:
+        run_id: the run.
+    """
+
+    __slots__ = ("_step", "run_id")
+
+    def __init__(self, step: Step, run_id: str) -> None:
+        self._step = step
+        self.run_id = run_id
+
+    async def join(self, id: str, *, timeout: Duration, returns: Any = ANY) -> Any:
+        """See `Step.join`."""
+        return await self._step.join(id, run_id=self.run_id, timeout=timeout, returns=returns)
+
+    async def cancel(self, id: str, reason: str = "") -> bool:
+        """See `Step.cancel`."""
+        return await self._step.cancel(id, run_id=self.run_id, reason=reason)
 
 
 class Step(EventSteps):
@@ -190,7 +215,7 @@ class Step(EventSteps):
                             on_parent_close)  # fmt: skip
         asked = self._body.ask(checked_step_id(id), Kind.INVOKE, workflow.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
-        return _invocation(ended, codecs[1])
+        return self._invocation(ended, codecs[1])
 
     async def invoke_by_id(
         self,
@@ -219,7 +244,13 @@ class Step(EventSteps):
                             on_parent_close)  # fmt: skip
         asked = self._body.ask(checked_step_id(id), Kind.INVOKE, target.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
-        return _invocation(ended, self._body.codec_of(returns))
+        return self._invocation(ended, self._body.codec_of(returns))
+
+    def _invocation(self, ended: StepEnded, codec: Codec) -> Invocation[Any]:
+        outcome = ended.outcome
+        if outcome.status is OutcomeStatus.COMPLETED:
+            return Invocation(codec.decode(outcome.payload or NIL), ended.run_id)
+        raise self._with_child(invoke_error(ended))
 
     def map(
         self,
@@ -233,6 +264,7 @@ class Step(EventSteps):
         headers: Mapping[str, str] | None = None,
         retries: int | RetryPolicy | None = None,
         retry_delay: Duration | None = None,
+        flow_control: FlowControl | None = None,
     ) -> AsyncGenerator[InvokeOutcome[Out], None]:
         """Run a child for each item, a bounded number at a time, and give their ends in the order of completion.
 
@@ -250,7 +282,7 @@ class Step(EventSteps):
             concurrency: how many children at a time, ends that you have not taken yet included.
             on_error: `"raise"`: the first child that does not complete is raised, and the others are withdrawn;
                 `"collect"`: each end is given as an outcome, and nothing is raised for it.
-            headers, retries, retry_delay: for each child, as with `invoke`.
+            headers, retries, retry_delay, flow_control: for each child, as with `invoke`.
 
         Raises (while iterating):
             WorkflowFailedError, WorkflowCancelledError, WorkflowTimeoutError: with `on_error="raise"`.
@@ -271,11 +303,11 @@ class Step(EventSteps):
         limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
 
         def spec_of(item: Any) -> InvokeSpec:
-            return _invoke_spec(workflow, codecs[0], item, limit, headers, retries, retry_delay, None, None, "cancel")
+            return _invoke_spec(workflow, codecs[0], item, limit, headers, retries, retry_delay, flow_control, None,
+                                "cancel")  # fmt: skip
 
-        return _ends(
-            self._body, checked_step_id(id), workflow, items, concurrency, on_error == "raise", spec_of, codecs[1]
-        )
+        raising = self._with_child if on_error == "raise" else None
+        return _ends(self._body, checked_step_id(id), workflow, items, concurrency, raising, spec_of, codecs[1])
 
     async def quorum(
         self,
@@ -339,6 +371,94 @@ class Step(EventSteps):
         )  # fmt: skip
         return won[0]
 
+    async def start(
+        self,
+        id: str,
+        *,
+        workflow: Workflow[In, Out],
+        data: In,
+        run_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Start a run that is not a child: it is neither awaited by this run nor cancelled with it. Gives its run id.
+
+        It is the top of a tree of its own, and linked to this run (`RunInfo.started_by`). It is started once, whatever
+        crashes; await it with `join`.
+
+        Args:
+            id: the step's name within this run.
+            workflow: what to run. data: its input. headers: for its `ctx.headers`.
+            run_id: an id of your choice: starting the same again gives the same run.
+
+        Raises:
+            RunExistsError: another run, of other content, has this `run_id`.
+            PayloadError: `data` does not fit the workflow's annotation, or cannot be stored.
+
+        Cancelling the scope that waits here does not undo the start.
+        """
+        if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"step {id!r} cannot start {workflow!r}; expected a function decorated with @workflow")
+        if workflow.rules is not None and workflow.rules.merges:
+            raise InvokeTargetError(
+                f"{self._body.where}: step {id!r} cannot start workflow {workflow.id!r}: by its batch or debounce "
+                f"several starts become one run; send an event that starts it, with step.send_event"
+            )
+        codec, _ = self._body.codecs_of(workflow)
+        spec = StartSpec(
+            workflow_id=workflow.id,
+            data=encode_data(workflow, codec, data),
+            headers=encode_headers(headers),
+            run_id=None if run_id is None else checked_run_id(run_id),
+        )
+        asked = self._body.ask(checked_step_id(id), Kind.START, workflow.id, spec)
+        ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
+        return _value_or_raise(ended, str)
+
+    async def join(self, id: str, *, run_id: str, timeout: Duration, returns: type[T] = ANY) -> Invocation[T]:
+        """Wait for the end of any run: one that was started, one whose invoke timed out, one of somebody else's.
+
+        Args:
+            id: the step's name within this run.
+            run_id: the run; it may have ended before.
+            timeout: how long to wait, at most 24 h.
+            returns: the type of its result; left out, what its workflow is annotated with, if that is registered.
+
+        Raises:
+            WorkflowFailedError, WorkflowCancelledError, WorkflowTimeoutError: how it ended, or that it has not.
+            RunNotFoundError: there is no such run.
+
+        Awaiting it is not owning it: cancelling the scope that waits here, or this run, leaves it alone.
+        """
+        limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
+        if checked_run_id(run_id) == self._body.run_id:
+            raise ValueError(f"step {id!r} would have run {run_id!r} wait for itself")
+        asked = self._body.ask(checked_step_id(id), Kind.JOIN, run_id, JoinSpec(run_id, limit))
+        ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
+        note = msgspec.msgpack.decode(ended.outcome.payload or b"", type=EndNote)
+        end = StepEnded(ended.key, Outcome(ended.outcome.status, note.payload), 0, 0.0, note.run_id, note.workflow_id)
+        if end.outcome.status is OutcomeStatus.COMPLETED:
+            codec = self._body.result_codec(note.workflow_id) if returns is ANY else self._body.codec_of(returns)
+            return Invocation(codec.decode(note.payload or NIL), note.run_id)
+        raise self._with_child(invoke_error(end))
+
+    async def cancel(self, id: str, *, run_id: str, reason: str = "") -> bool:
+        """Cancel a run with all that runs below it, once, whatever crashes. True; False if it had ended before.
+
+        It returns when the cancellation is recorded, not when all has cleaned up. For this run use `ctx.cancel`.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        spec = CancelSpec(checked_run_id(run_id), reason)
+        asked = self._body.ask(checked_step_id(id), Kind.CANCEL, run_id, spec)
+        ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
+        return _value_or_raise(ended, bool)
+
+    def _with_child(self, error: BaseException) -> BaseException:
+        if isinstance(error, WorkflowTimeoutError):
+            error.awaited = LateChild(self, error.run_id)
+        return error
+
     async def sleep(self, id: str, duration: Duration) -> None:
         """Sleep durably: after a restart only what is left is slept.
 
@@ -371,7 +491,7 @@ async def _ends(
     workflow: Workflow[Any, Any],
     items: Iterable[Any] | AsyncIterable[Any],
     window: int,
-    raises: bool,
+    raising: Callable[[BaseException], BaseException] | None,
     spec_of: Callable[[Any], InvokeSpec],
     codec: Codec,
 ) -> AsyncGenerator[InvokeOutcome[Any], None]:
@@ -379,8 +499,8 @@ async def _ends(
     try:
         while (ended := await fan_out.next_end()) is not None:
             index = map_index_of(ended.key)
-            if raises and ended.outcome.status is not OutcomeStatus.COMPLETED:
-                error = invoke_error(ended)
+            if raising is not None and ended.outcome.status is not OutcomeStatus.COMPLETED:
+                error = raising(invoke_error(ended))
                 error.add_note(f"item {index} of step {id!r}")
                 raise error
             yield _as_outcome(ended, codec, index)
@@ -483,11 +603,11 @@ def encode_retries(retries: int | RetryPolicy | None, retry_delay: Duration | No
     return msgspec.msgpack.encode(RetryPolicy.of(retries, delay=retry_delay).to_record())
 
 
-def _invocation(ended: StepEnded, codec: Codec) -> Invocation[Any]:
-    outcome = ended.outcome
-    if outcome.status is OutcomeStatus.COMPLETED:
-        return Invocation(codec.decode(outcome.payload or NIL), ended.run_id)
-    raise invoke_error(ended)
+def _value_or_raise(ended: StepEnded, type_: type[T]) -> T:
+    payload = ended.outcome.payload or b""
+    if ended.outcome.status is OutcomeStatus.COMPLETED:
+        return msgspec.msgpack.decode(payload, type=type_)
+    raise rebuild(msgspec.msgpack.decode(payload, type=RecordedError))
 
 
 def _as_outcome(ended: StepEnded, codec: Codec, index: int | None = None) -> InvokeOutcome[Any]:

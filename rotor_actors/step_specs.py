@@ -69,3 +69,35 @@ class SendEventSpec(msgspec.Struct, frozen=True, gc=False):
     """`step.send_event`."""
 
     events: tuple[EventRecord, ...]
+
+
+class StartSpec(msgspec.Struct, frozen=True, gc=False):
+    """`step.start`."""
+
+    workflow_id: str
+    data: bytes
+    headers: bytes | None = None
+    run_id: str | None = None
+
+
+class JoinSpec(msgspec.Struct, frozen=True, gc=False):
+    """`step.join`."""
+
+    run_id: str
+    timeout: float
+
+
+class CancelSpec(msgspec.Struct, frozen=True, gc=False):
+    """`step.cancel`."""
+
+    run_id: str
+    reason: str
+
+
+class EndNote(msgspec.Struct, frozen=True, gc=False):
+    """The payload of a join's outcome: whose end it is, and the payload of that. Without a run id: there is none, and
+    `payload` is the encoded error."""
+
+    run_id: str
+    workflow_id: str
+    payload: bytes | None

@@ -24,6 +24,8 @@ class RunInfo(msgspec.Struct, frozen=True):
         error: what made it fail, or what its last attempt failed of. reason: why it was cancelled.
         waiting_for: what it waits for, in a word or two (`"step 'fetch'"`, `"retry"`, `"admission"`), or "": see
             `Runtime.why` for the whole sentence.
+        started_by: the run whose `step.start` started it, as the step `parent_step_id`; it is not its child.
+        handler: `"on_failure"` or `"on_cancel"` of a run that does what its name says for the run `handler_of`; else "".
         is_released: its parent timed out on it, and it ran on.
         is_diverged: its code had changed when it was recovered.
     """
@@ -47,6 +49,9 @@ class RunInfo(msgspec.Struct, frozen=True):
     waiting_for: str
     is_released: bool
     is_diverged: bool
+    started_by: str | None = None
+    handler: str = ""
+    handler_of: str | None = None
 
     def _repr_html_(self) -> str:
         """For notebooks."""
@@ -107,7 +112,7 @@ def run_info(row: RunRow, registry: Registry, waits: list[Wait]) -> RunInfo:
         status=row.status,
         attempt=row.attempt,
         depth=row.depth,
-        parent_run_id=row.parent_run_id,
+        parent_run_id=None if row.flags & RunFlag.STARTED else row.parent_run_id,
         parent_step_id=row.parent_step_id,
         root_run_id=row.root_run_id,
         input=_decoded(row.input, data_codec),
@@ -121,6 +126,9 @@ def run_info(row: RunRow, registry: Registry, waits: list[Wait]) -> RunInfo:
         waiting_for=brief(waits),
         is_released=bool(row.flags & RunFlag.RELEASED),
         is_diverged=bool(row.flags & RunFlag.DIVERGED),
+        started_by=row.parent_run_id if row.flags & RunFlag.STARTED else None,
+        handler=(row.parent_step_id or "") if row.flags & RunFlag.HANDLER else "",
+        handler_of=row.parent_run_id if row.flags & RunFlag.HANDLER else None,
     )
 
 

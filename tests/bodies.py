@@ -11,7 +11,13 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from crash_kit import ActError, Body, ChildPlan, Play
 
 from rotor_actors import RetryPolicy
-from rotor_actors.errors import QuorumError, WorkflowFailedError
+from rotor_actors.errors import (
+    QuorumError,
+    RunNotFoundError,
+    WorkflowCancelledError,
+    WorkflowFailedError,
+    WorkflowTimeoutError,
+)
 
 BODIES: dict[str, Body] = {}
 
@@ -545,3 +551,66 @@ async def step_first_and_quorum(play: Play) -> None:
         await play.step.quorum("four", workflow=play.world.child, items=plans, needed=4, timeout=100)
     except QuorumError as error:
         play.saw(len(error.outcomes))
+
+
+# Runs that are no children
+
+
+@body
+async def start_and_join(play: Play) -> None:
+    step, child = play.step, play.world.child
+    one = await step.start("one", workflow=child, data=ChildPlan([2.0]))
+    two = await step.start("two", workflow=child, data=ChildPlan([1.0], fails=True), run_id="chosen")
+    play.saw((one, two, await step.start("same", workflow=child, data=ChildPlan([1.0], fails=True), run_id="chosen")))
+    play.saw(await play.act("meanwhile", 0.3))
+    play.saw((await step.join("one", run_id=one, timeout=100, returns=str)).result)
+    try:
+        await step.join("two", run_id=two, timeout=100)
+    except WorkflowFailedError as error:
+        play.saw(error.error.message)
+    try:
+        await step.join("nobody", run_id="nobody", timeout=100)
+    except RunNotFoundError as error:
+        play.saw(error)
+
+
+@body
+async def join_after_a_timeout(play: Play) -> None:
+    try:
+        await play.child("late", 3.0, timeout=1.1)
+    except WorkflowTimeoutError as error:
+        play.saw(error)
+        try:
+            await error.child.join("too soon", timeout=0.7)
+        except WorkflowTimeoutError as again:
+            play.saw(again)
+        play.saw((await error.child.join("at last", timeout=100)).result)
+        play.saw(await error.child.cancel("too late"))
+
+
+@body
+async def join_withdrawn_and_cancel(play: Play) -> None:
+    run_id = await play.step.start("long", workflow=play.world.child, data=ChildPlan([50.0]))
+    try:
+        async with asyncio.timeout(1.3):
+            await play.step.join("a while", run_id=run_id, timeout=100)
+    except TimeoutError:
+        play.saw("no longer")
+    play.saw(await play.step.cancel("stop", run_id=run_id, reason="enough"))
+    play.saw(await play.step.cancel("stop", run_id=run_id))
+    try:
+        await play.step.join("the end", run_id=run_id, timeout=100)
+    except WorkflowCancelledError as error:
+        play.saw(error)
+
+
+@body
+async def joined_by_two(play: Play) -> None:
+    run_id = await play.step.start("one", workflow=play.world.child, data=ChildPlan([2.0]))
+
+    async def join(name: str) -> None:
+        play.saw((name, (await play.step.join("join", run_id=run_id, timeout=100)).result))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(join("a"))
+        group.create_task(join("b"))

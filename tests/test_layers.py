@@ -41,7 +41,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     "engine": (
         "kernel", "roots", "finishing", "cancellation",
         "flow.creating", "flow.merging", "flow.arriving",
-        "invoking", "ending", "paging", "run_timeouts",
+        "invoking", "ending", "paging", "run_timeouts", "detached", "joins",
         "events.waiters", "events.own", "events.waiting", "events.signals", "events.cancelling", "events.sending",
         "engine", "loader", "recovery", "service",
     ),

@@ -22,7 +22,7 @@ from rotor_actors.flow.paths import Input, own_name
 from rotor_actors.flow.rules import Rules
 from rotor_actors.flow.ticket import SPACE, Ticket, make_ticket
 from rotor_actors.kernel import Kernel
-from rotor_actors.records import Entry, ItemPut, ItemRow, ItemsExpired, RunRow, RunStatus
+from rotor_actors.records import Entry, ItemPut, ItemRow, ItemsExpired, RunFlag, RunRow, RunStatus
 from rotor_actors.workflow import Workflow
 
 ONCE_SPACE = "flow.once"
@@ -52,8 +52,12 @@ class Arriving(Feature):
     def start(
         self, workflow: Workflow[object, object], data: bytes, headers: bytes | None = None, *, run_id: str | None = None,
         context: contextvars.Context | None = None, flow_control: FlowControl | None = None,
+        started_by: tuple[str, str] | None = None,
     ) -> Arrived:  # fmt: skip
         """Start a run by the workflow's rules. Nothing is durable before the entry that is given is.
+
+        Args:
+            started_by: run id and step id of the run that starts it.
 
         Raises:
             PayloadError: the data does not fit the rules.
@@ -71,17 +75,21 @@ class Arriving(Feature):
             return self._there(rival.row.run_id)
         if rules.batch is not None:
             return self._batch(workflow, rules, data, headers, context)
-        return self._create(workflow, rules, ticket, once, data, headers, run_id, context)
+        return self._create(workflow, rules, ticket, once, data, headers, run_id, context, started_by)
 
     def _create(
         self, workflow: Workflow[object, object], rules: Rules, ticket: Ticket, once: str | None, data: bytes,
         headers: bytes | None, run_id: str | None, context: contextvars.Context | None,
+        started_by: tuple[str, str] | None,
     ) -> Arrived:  # fmt: skip
         kernel, now = self._kernel, self._kernel.now()
         debounced = None if rules.debounce is None else self.merging.find(
             own_name(workflow.id, rules.debounce.key, Input(data)))  # fmt: skip
         row = self._row(workflow, data, headers, run_id) if debounced is None else debounced.run.snapshot()
         row.input, row.headers = data, headers
+        if started_by is not None:
+            row.parent_run_id, row.parent_step_id = started_by
+            row.flags |= RunFlag.STARTED
         also: list[Entry] = [] if once is None else [self._remember(once, row.run_id, rules, now)]
         if rules.debounce is not None:
             run = self.merging.debounce(row, workflow, rules.debounce, context, also)

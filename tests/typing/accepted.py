@@ -18,6 +18,7 @@ from rotor_actors import (
     cron,
     workflow,
 )
+from rotor_actors.errors import WorkflowTimeoutError
 
 
 @dataclass
@@ -160,6 +161,20 @@ async def maps(ctx: Context, contacts: list[Contact]) -> list[str]:
     assert_type(await ctx.step.quorum("two", workflow=tick, items=[None, None, None], needed=2, timeout="1m"),
                 list[InvokeOutcome[int]])  # fmt: skip
     return []
+
+
+@workflow(id="starts", timeout="2h")
+async def starts(ctx: Context, contact: Contact) -> None:
+    """A started run is known by its id; what joining it gives is said, or not known."""
+    run_id = await ctx.step.start("enrich", workflow=enrich, data=contact)
+    assert_type(run_id, str)
+    joined = await ctx.step.join("join", run_id=run_id, timeout="1h", returns=Company)
+    assert_type(joined, Invocation[Company])
+    assert_type(await ctx.step.cancel("stop", run_id=run_id), bool)
+    try:
+        await ctx.step.invoke("late", workflow=enrich, data=contact, timeout="1s")
+    except WorkflowTimeoutError as error:
+        assert_type(await error.child.cancel("stop it"), bool)
 
 
 async def from_outside(runtime: Runtime) -> None:

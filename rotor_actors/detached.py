@@ -1,0 +1,152 @@
+"""`step.start`: a run of its own, linked to the run that started it, and neither awaited by it nor cancelled with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+
+import msgspec
+
+from rotor_actors.errors import PayloadError, RunExistsError, StoreError
+from rotor_actors.features import StepFeature
+from rotor_actors.flow.arriving import Arriving
+from rotor_actors.ids import child_run_id
+from rotor_actors.kernel import Kernel
+from rotor_actors.messages import Known, Pending
+from rotor_actors.records import Kind, Outcome, OutcomeStatus, RunCreated, RunFlag, RunRow, RunStatus, StepRow
+from rotor_actors.run import Run
+from rotor_actors.run_actor import RunActor
+from rotor_actors.step_specs import StartSpec
+
+
+class Detached(StepFeature):
+    """Starts runs for runs. The new run and the outcome of the step that started it are one entry."""
+
+    kinds = (Kind.START,)
+
+    def __init__(self, kernel: Kernel, arriving: Arriving) -> None:
+        self._kernel = kernel
+        self._arriving = arriving
+
+    def begin(self, run: Run, pending: Pending) -> None:
+        spec: StartSpec = pending.spec
+        run_id = spec.run_id or child_run_id(run.row.run_id, pending.key, 1)
+        workflow = self._kernel.registry.get(spec.workflow_id)
+        assert workflow is not None
+        if spec.run_id is None and workflow.rules is None:
+            self._start(run, pending, run_id)
+            return
+        actor, busy = run.actor, ExitStack()
+        assert isinstance(actor, RunActor)
+        busy.enter_context(actor.busy())
+        self._kernel.in_background(self._start_if_new(run, actor, busy, pending, run_id))
+
+    def withdraw(self, run: Run, pending: Pending) -> None:
+        """What was started runs on; what is being looked up sees that nobody waits any more."""
+
+    def waiting(self, run: Run) -> Mapping[bytes, Known]:
+        return {}
+
+    def _start(self, run: Run, pending: Pending, run_id: str) -> None:
+        kernel, spec = self._kernel, pending.spec
+        workflow = kernel.registry.get(spec.workflow_id)
+        assert workflow is not None
+        if workflow.rules is not None:
+            self._start_by_rules(run, pending, run_id)
+            return
+        now, n = kernel.now(), kernel.tree.next_n()
+        is_queued = kernel.admission.is_full_up
+        row = RunRow(
+            n=n,
+            run_id=run_id,
+            workflow_id=spec.workflow_id,
+            root_n=n,
+            root_run_id=run_id,
+            created_at=now,
+            parent_run_id=run.row.run_id,
+            parent_step_id=pending.step_id,
+            input=spec.data,
+            headers=spec.headers,
+            status=RunStatus.QUEUED if is_queued else RunStatus.RUNNING,
+            attempt_at=None if is_queued else now,
+            flags=RunFlag.STARTED,
+        )
+        self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id), RunCreated(row))
+        started = kernel.create(row, workflow, None, run.context)
+        started.seen_seq = kernel.journal.last_seq
+
+    def _start_by_rules(self, run: Run, pending: Pending, run_id: str) -> None:
+        """What becomes of it is the rules' to say: a run that waits in line, or the one that is there already.
+
+        Two entries: after a crash between them the run of this id is found, and not started again.
+        """
+        spec = pending.spec
+        workflow = self._kernel.registry.get(spec.workflow_id)
+        assert workflow is not None
+        try:
+            arrived = self._arriving.start(
+                workflow, spec.data, spec.headers, run_id=run_id, context=run.context,
+                started_by=(run.row.run_id, pending.step_id),
+            )  # fmt: skip
+        except PayloadError as error:
+            self._record(run, pending, OutcomeStatus.FAILED, self._kernel.encode_error(error))
+        else:
+            self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(arrived.run_id))
+
+    def _record(
+        self, run: Run, pending: Pending, status: OutcomeStatus, blob: bytes, created: RunCreated | None = None
+    ) -> None:
+        kernel = self._kernel
+        row = StepRow(run.row.n, kernel.now(), Kind.START, pending.key, pending.step_id, pending.target, status, blob)
+        also = () if created is None else (created,)
+        kernel.record_outcome(run, row, Outcome(status, blob), *also)
+
+    # Under an id of the caller's choice
+
+    async def _start_if_new(self, run: Run, actor: RunActor, busy: ExitStack, pending: Pending, run_id: str) -> None:
+        kernel = self._kernel
+        async with kernel.claims.hold(run_id):
+            with busy:
+                try:
+                    existing = await self._find(run_id)
+                except StoreError:
+                    return  # the journal has failed, too, or is about to: all who wait are told
+            if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
+                return
+            if existing is None:
+                self._start(run, pending, run_id)
+            elif self._is_same(existing, pending.spec):
+                self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id))
+            else:
+                self._refuse(run, pending, existing)
+            kernel.queue(run)
+            with suppress(StoreError):
+                await kernel.journal.durable(kernel.journal.last_seq)
+
+    async def _find(self, run_id: str) -> RunRow | None:
+        kernel = self._kernel
+        live = kernel.tree.find(run_id)
+        if live is not None:
+            return live.row
+        await kernel.journal.durable(kernel.journal.last_seq)  # it may have begun and ended just now
+        return await kernel.ports.reader.call(lambda: kernel.ports.store.find(run_id))
+
+    def _is_same(self, existing: RunRow, spec: StartSpec) -> bool:
+        if existing.workflow_id != spec.workflow_id:
+            return False
+        if existing.input == spec.data:
+            return True
+        workflow = self._kernel.registry.get(spec.workflow_id)
+        assert workflow is not None
+        codec = self._kernel.registry.data_codec(workflow)
+        try:  # sets are stored in no particular order
+            return bool(existing.input is not None and codec.decode(existing.input) == codec.decode(spec.data))
+        except PayloadError:
+            return False
+
+    def _refuse(self, run: Run, pending: Pending, existing: RunRow) -> None:
+        error = RunExistsError(
+            f"{run.where}: step {pending.step_id!r} cannot start a run with the id {existing.run_id!r}: it belongs to a "
+            f"run of workflow {existing.workflow_id!r} with other input; the same id is for starting the same again"
+        )
+        self._record(run, pending, OutcomeStatus.FAILED, self._kernel.encode_error(error))
