@@ -93,13 +93,22 @@ class Campaign:
         main: the test; called with the simulation of each universe.
         plan: which universes.
         command: what runs this test again.
+        watch: given each universe before it begins, to observe it.
     """
 
-    def __init__(self, name: str, main: Main, plan: Plan, command: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        main: Main,
+        plan: Plan,
+        command: Callable[[], str],
+        watch: Callable[[Universe], None] = lambda universe: None,
+    ) -> None:
         self._name = name
         self._main = main
         self._plan = plan
         self._command = command
+        self._watch = watch
         self._settings = plan.effective()
         self._held: set[str] = set()
         self._labels: set[str] = set()
@@ -156,6 +165,7 @@ class Campaign:
         return outcome
 
     async def _live(self, universe: Universe) -> None:
+        self._watch(universe)
         simulation = Simulation(universe)
         try:
             await self._main(simulation)

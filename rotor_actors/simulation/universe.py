@@ -92,6 +92,7 @@ class Universe:
         self.stubs = Stubs()
         self._known: dict[str, Workflow[Any, Any]] = {}
         self._crash_places: Counter[str] = Counter()
+        self._checks: list[Callable[[], None]] = []
         self._observers: list[Callable[[t.TraceEvent], None]] = []
         self._latency = self.tapes.tape("latency")
         self._process: Process | None = None
@@ -104,6 +105,10 @@ class Universe:
     def observe(self, observer: Callable[[t.TraceEvent], None]) -> None:
         """Have `observer` called with each event, in order. What it raises is the failure of this universe."""
         self._observers.append(observer)
+
+    def at_end(self, check: Callable[[], None]) -> None:
+        """Have `check` called once the runtime is closed. What it raises is the failure of this universe."""
+        self._checks.append(check)
 
     def record(self, event: t.TraceEvent) -> None:
         self.trace.append(event)
@@ -350,6 +355,8 @@ class Universe:
         left = [repr(task) for task in self.tasks_of(process)]
         if left:
             raise InvariantError("no live task", f"{len(left)} tasks are left after closing: {', '.join(left[:5])}")
+        for check in self._checks:
+            check()
 
     def close(self) -> None:
         """Give everything back."""
