@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 CHECKED := rotor_actors supervisors tests examples $(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test soak lint types bench clean
 
 help:
 	@echo "make demo    survey the standard library with one durable run per file (DIR=path surveys another directory)"
 	@echo "make test    run all tests (ARGS='-k name -x' passes arguments to pytest)"
+	@echo "make soak    simulate random work with crashes and disk faults (MINUTES=10, JOBS=2, ARGS='--runs 3x4 --faults 5')"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy and pyright, both strict"
 	@echo "make bench   run every benchmark, JSON lines on stdout"
@@ -21,6 +22,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Each universe has a seed; one that fails says which, and how to see it again.
+MINUTES ?= 10
+JOBS ?= 2
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m rotor_actors.simulation --minutes $(MINUTES) --jobs $(JOBS) $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -68,7 +68,8 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "simulation.ledger", "simulation.plan", "simulation.trial", "simulation.model", "simulation.oracle",
         "simulation.judge", "simulation.simulation",
         "simulation.schedule", "simulation.shrinking", "simulation.reporting", "simulation.campaign",
-        "simulation.decorator", "simulation.everywhere", "simulation",
+        "simulation.decorator", "simulation.workload", "simulation.playing", "simulation.pool", "simulation.progress",
+        "simulation.everywhere", "simulation", "simulation.__main__",
     ),
 }  # fmt: skip
 

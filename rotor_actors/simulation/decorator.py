@@ -9,8 +9,10 @@ from typing import Any, Concatenate, ParamSpec
 
 from rotor_actors.simulation.campaign import Campaign, CrashMode, Plan
 from rotor_actors.simulation.faults import Faults
+from rotor_actors.simulation.policies import policy_of
 from rotor_actors.simulation.reporting import command_of
 from rotor_actors.simulation.simulation import Simulation
+from rotor_actors.simulation.tape import Tape
 from rotor_actors.simulation.universe import Settings
 from rotor_actors.workflow import Workflow
 
@@ -69,6 +71,9 @@ def simulate(
         raise ValueError(f"simulate(seeds={seeds!r}): expected a number of at least 1, e.g. seeds=100")
     if crash not in _MODES:
         raise ValueError(f"simulate(crash={crash!r}): expected None, 'seeded' or 'every-commit'")
+    policy_of(policy, Tape("checked"))
+    if store not in ("sqlite", "memory"):
+        raise ValueError(f"simulate(store={store!r}): expected 'sqlite' or 'memory'")
     settings = Settings(
         workflows=tuple(workflows), faults=faults or Faults(), policy=policy, store=store, allow=tuple(allow),
         options=dict(options or {}),

@@ -76,7 +76,8 @@ def fenced(
     try:
         yield arm
     finally:
-        sys.setprofile(profile)
+        if arm is not None:
+            sys.setprofile(None)
         for owner, name, real in replaced:
             setattr(owner, name, real)
         os.urandom = urandom

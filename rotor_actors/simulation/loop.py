@@ -124,14 +124,14 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self._now += STEP_SECONDS
         self.steps += 1
         if self.steps > self._most_steps:
-            raise LivelockError(f"{self.steps} callbacks were run, the last of them {handle!r}{self.who_waits()}")
+            raise LivelockError(f"{self.steps} callbacks were run, the last of them {_who(handle)}{self.who_waits()}")
         if self.before_step is not None:
             self.before_step()
         began = _real_time()
         handle._run()
         took = _real_time() - began
         if took > BUSY_SECONDS:
-            self.busy.append((repr(handle), took))
+            self.busy.append((_who(handle), took))
         if self.abort is not None:
             raise self.abort
 
@@ -302,6 +302,15 @@ def _answer(future: asyncio.Future[Any], result: object, error: BaseException | 
         future.set_result(result)
     else:
         future.set_exception(error)
+
+
+def _who(handle: asyncio.Handle) -> str:
+    callback = cast(object, handle._callback)  # type: ignore[attr-defined]  # pyright: ignore
+    task: object = getattr(callback, "__self__", None)
+    if isinstance(task, SimulationTask):
+        coro = cast(object, task.get_coro())
+        return f"{getattr(coro, '__qualname__', coro)} (task {task.get_name()})"
+    return repr(callback)
 
 
 def _context(handle: asyncio.Handle) -> contextvars.Context:
