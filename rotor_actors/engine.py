@@ -48,6 +48,7 @@ from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.run_queue import Runnable
 from rotor_actors.run_timeouts import RunTimeouts
+from rotor_actors.schedules import Schedules
 from rotor_actors.step_task import StepTask
 from rotor_actors.threads import ThreadCall
 from rotor_actors.workflow import Workflow
@@ -79,7 +80,8 @@ class Engine(Kernel):
         self.signals = Signals(self)
         self.cancel_ons = CancelOns(self)
         self.sending = Sending(self, self.finishing, self.waits, self.cancel_ons)
-        for feature in (self.waits, self.signals, self.cancel_ons, self.sending):
+        self.schedules = Schedules(self)
+        for feature in (self.waits, self.signals, self.cancel_ons, self.sending, self.schedules):
             self.features.add(feature)
         self.arriving = Arriving(self, self.finishing)
         self.features.add(self.arriving)

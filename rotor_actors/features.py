@@ -28,6 +28,9 @@ class Feature:
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
         """The run tree is built, and nothing goes on yet: take over the items of each space, in their order."""
 
+    def drain(self) -> None:
+        """The runtime is about to close, and accepts nothing new."""
+
     def close(self) -> None:
         """The runtime stops: nothing is recorded any more."""
 
@@ -114,6 +117,10 @@ class Features:
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
         for feature in self._all:
             feature.open({space: items[space] for space in feature.spaces})
+
+    def drain(self) -> None:
+        for feature in self._all:
+            feature.drain()
 
     def close(self) -> None:
         for feature in self._all:

@@ -91,6 +91,11 @@ def handler_run_id(run_id: str, event: str) -> str:
     return _as_uuid(blake2b(f"{run_id}:{event}".encode(), digest_size=16).hexdigest(), "8")
 
 
+def scheduled_run_id(workflow_id: str, moment: str) -> str:
+    """The run id of a scheduled start: at most one for each time of each workflow."""
+    return _as_uuid(blake2b(f"{workflow_id}:cron:{moment}".encode(), digest_size=16).hexdigest(), "8")
+
+
 def derived_id(run_id: str, key: bytes, number: int) -> str:
     """The id of an event that a step sends: a pure function of its place."""
     digest = blake2b(f"{run_id}:event:{number}:".encode() + key, digest_size=16).hexdigest()

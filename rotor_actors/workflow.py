@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from datetime import datetime
-from typing import Any, Generic, TypeVar
+from datetime import UTC, datetime
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -23,12 +23,21 @@ Out = TypeVar("Out")
 
 DEFAULT_RETRIES = 3
 
+Missed = Literal["latest", "all", "skip"]
+
+_SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+
 
 class Cron(msgspec.Struct, frozen=True):
-    """A trigger by the clock: five fields (minute, hour, day of month, month, day of week) in a time zone."""
+    """A trigger by the clock: five fields (minute, hour, day of month, month, day of week) in a time zone.
+
+    Attributes:
+        missed: what becomes of times that passed while nothing ran; see `cron`.
+    """
 
     expression: str
     timezone: str = "UTC"
+    missed: Missed = "latest"
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -131,6 +140,11 @@ class Workflow(Generic[In, Out]):
         self.retries = RetryPolicy.of(retries)
         self.timeout = _checked_timeout(id, timeout)
         self.takes_data = len(_positional(fn)) > 1
+        if self.takes_data and isinstance(on, Cron):
+            raise WorkflowDefinitionError(
+                f"workflow {id!r}: the clock that starts it has no data to give; leave the data parameter out, "
+                f"ctx.event.timestamp is the scheduled time"
+            )
         self.cancel_on = _checked_cancel_on(self, cancel_on)
         self.on_failure = _handler(self, "on_failure", on_failure)
         self.on_cancel = _handler(self, "on_cancel", on_cancel)
@@ -155,15 +169,19 @@ class Workflow(Generic[In, Out]):
         return f"<Workflow {self.id!r}>"
 
 
-def cron(expression: str, *, timezone: str = "UTC") -> Cron:
-    """A trigger by the clock.
+def cron(expression: str, *, timezone: str = "UTC", missed: Missed = "latest") -> Cron:
+    """A trigger by the clock. Each scheduled time starts one run, whatever crashes.
 
     Args:
         expression: five fields, e.g. `"*/5 * * * *"`.
-        timezone: an IANA name, e.g. `"Europe/Berlin"`.
+        timezone: an IANA name, e.g. `"Europe/Berlin"`. When its clocks change, what is due at a time that is skipped
+            runs right after the gap, and what is due at a time that comes twice runs once.
+        missed: what becomes of times that passed, by more than a minute, while the runtime was not open: `"latest"`
+            starts one run for the latest of them, `"all"` one for each (but the latest 1 000), `"skip"` none. Times
+            count from when the workflow was first registered with this expression.
 
     Raises:
-        WorkflowDefinitionError: not five fields of digits, names, `*`, `,`, `-`, `/`, or an unknown zone.
+        WorkflowDefinitionError: no such expression, one that is never due, or an unknown zone.
 
     Example:
         >>> cron("0 9 * * mon-fri", timezone="Europe/Berlin").expression
@@ -172,6 +190,10 @@ def cron(expression: str, *, timezone: str = "UTC") -> Cron:
     fields = expression.split() if isinstance(expression, str) else []  # pyright: ignore[reportUnnecessaryIsInstance]
     if len(fields) != 5 or not all(_is_cron_field(field) for field in fields):
         raise WorkflowDefinitionError(f"cron({expression!r}): expected five fields, e.g. cron('*/5 * * * *')")
+    if missed not in ("latest", "all", "skip"):
+        raise WorkflowDefinitionError(
+            f"cron({expression!r}): missed={missed!r} is unknown; expected 'latest', 'all' or 'skip'"
+        )
     try:
         from zoneinfo import ZoneInfo  # not every program has a schedule
 
@@ -180,7 +202,19 @@ def cron(expression: str, *, timezone: str = "UTC") -> Cron:
         raise WorkflowDefinitionError(
             f"cron({expression!r}): unknown time zone {timezone!r}; give an IANA name such as 'Europe/Berlin'"
         ) from error
-    return Cron(expression, timezone)
+    _check_is_due(expression)
+    return Cron(" ".join(fields), timezone, missed)
+
+
+def _check_is_due(expression: str) -> None:
+    from cronsim import CronSim, CronSimError
+
+    try:
+        next(CronSim(expression, _SOME_TIME))
+    except CronSimError as error:
+        raise WorkflowDefinitionError(f"cron({expression!r}): {error}; e.g. cron('*/5 * * * *')") from error
+    except StopIteration:
+        raise WorkflowDefinitionError(f"cron({expression!r}) is never due: there is no such day") from None
 
 
 def _is_cron_field(field: str) -> bool:

@@ -21,7 +21,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     "vocabulary": (
         "errors", "error_texts", "ids", "durations", "clock", "executor", "alarms", "retry", "annotations",
         "payload_hooks", "payload_types", "payload_check", "payload_json", "payload", "error_values", "remote_errors",
-        "events", "events.expression", "flow", "flow.options", "flow.rules", "workflow", "registry",
+        "events", "events.expression", "flow", "flow.options", "flow.rules", "workflow", "cron_times", "registry",
     ),
     "records": ("records", "messages", "waits"),
     "core": ("loading", "map_state", "run_state", "loop_handles", "loop_tasks", "run_loop", "set_order",
@@ -42,7 +42,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "kernel", "roots", "finishing", "cancellation",
         "flow.creating", "flow.merging", "flow.arriving",
         "invoking", "ending", "paging", "run_timeouts", "detached", "joins",
-        "events.waiters", "events.own", "events.waiting", "events.signals", "events.cancelling", "events.sending",
+        "events.waiters", "events.own", "events.waiting", "events.signals", "events.cancelling", "events.sending", "schedules",
         "engine", "loader", "recovery", "service",
     ),
     "dashboard": (
