@@ -3,77 +3,109 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
 
+_Entry = tuple[float, int]
+"""When it is due, and the how manieth it was to be added."""
+
+_MOST_QUEUES = 4
 _COMPACT_ABOVE = 64
+_NEVER = float("-inf")
 
 
 class Alarms(Generic[K]):
     """Due times by key (hashable), each key at most once. Pure: whoever owns it asks when to wake up.
 
-    Most are added in the order in which they are due, as timeouts of one length are: these stand in a queue, and
-    setting and withdrawing one of a million is a step each. What is due before something that was added earlier goes
-    to a heap.
+    Most are added in the order in which they are due, as timeouts of one length are: such stand in a queue, and
+    setting and withdrawing one of a million is a step each. There are a few queues, for timeouts of a few lengths; what
+    fits behind none of them goes to a heap.
     """
 
-    __slots__ = ("_heap", "_newest", "_queue")
+    __slots__ = ("_heap", "_order", "_queues")
 
     def __init__(self) -> None:
-        self._queue: OrderedDict[K, float] = OrderedDict()
+        self._queues: list[_Queue[K]] = []
         self._heap: _Heap[K] | None = None
-        self._newest = float("-inf")
-        """Nothing in the queue is due later. It stays while the heap holds something: then, of two that are due at one
-        time, the one in the queue was added first."""
+        self._order = 0
 
     def __len__(self) -> int:
-        return len(self._queue) + (0 if self._heap is None else len(self._heap))
+        return sum(map(len, self._queues)) + (0 if self._heap is None else len(self._heap.due))
 
     def __contains__(self, key: K) -> bool:
-        return key in self._queue or (self._heap is not None and key in self._heap)
+        return self.due_of(key) is not None
 
     def add(self, key: K, due: float) -> None:
         """Set the due time of `key`, replacing an earlier one. Equal times surface in the order they were added."""
-        if key in self._queue or self._heap is not None:
-            self.discard(key)
-        if due >= self._newest:
-            self._newest = due
-            self._queue[key] = due
-            return
-        if self._heap is None:
-            self._heap = _Heap()
-        self._heap.add(key, due)
+        if self._heap is not None:
+            self._heap.discard(key)
+        for queue in self._queues:
+            if key in queue:
+                self.discard(key)
+        self._order = order = self._order + 1
+        for queue in self._queues:
+            if due >= queue.newest:
+                break
+        else:
+            if len(self._queues) >= _MOST_QUEUES:
+                if self._heap is None:
+                    self._heap = _Heap()
+                self._heap.add(key, (due, order))
+                return
+            queue = _Queue[K]()
+            self._queues.append(queue)
+        queue.newest = due
+        queue[key] = (due, order)
 
     def discard(self, key: K) -> None:
-        if self._queue.pop(key, None) is None and self._heap is not None:
+        for queue in self._queues:
+            if queue.pop(key, None) is not None:
+                if not queue:
+                    queue.newest = _NEVER
+                return
+        if self._heap is not None:
             self._heap.discard(key)
-        if not self._queue and not self._heap:
-            self._newest, self._heap = float("-inf"), None
 
     def due_of(self, key: K) -> float | None:
-        due = self._queue.get(key)
-        return due if due is not None or self._heap is None else self._heap.due_of(key)
+        for queue in self._queues:
+            if (entry := queue.get(key)) is not None:
+                return entry[0]
+        entry = None if self._heap is None else self._heap.due.get(key)
+        return None if entry is None else entry[0]
 
     def next_due(self) -> float | None:
         """The earliest due time, or None when nothing is waiting."""
-        due = next(iter(self._queue.values())) if self._queue else None
-        other = None if self._heap is None else self._heap.next_due()
-        return other if due is None or (other is not None and other < due) else due
+        first = self._first()
+        return None if first is None else first[0][0]
 
     def pop_due(self, now: float) -> K | None:
         """Take out the earliest key that is due at `now`, or None."""
-        due = self.next_due()
-        if due is None or due > now:
+        first = self._first()
+        if first is None or first[0][0] > now:
             return None
-        key = next(iter(self._queue)) if self._queue else None
-        if key is None or self._queue[key] != due:
-            assert self._heap is not None
-            key = self._heap.first()
-        self.discard(key)
-        return key
+        self.discard(first[1])
+        return first[1]
+
+    def _first(self) -> tuple[_Entry, K] | None:
+        found = None if self._heap is None else self._heap.first()
+        for queue in self._queues:
+            if queue:
+                key = next(iter(queue))
+                entry = queue[key]
+                if found is None or entry < found[0]:
+                    found = (entry, key)
+        return found
+
+
+class _Queue(OrderedDict[K, _Entry]):
+    """Due times that never go back."""
+
+    __slots__ = ("newest",)
+
+    def __init__(self) -> None:
+        self.newest = _NEVER
 
 
 class _Heap(Generic[K]):
@@ -82,42 +114,26 @@ class _Heap(Generic[K]):
     Entries that were discarded stay in the heap until they surface, or until they are the larger half of it.
     """
 
-    __slots__ = ("_due", "_heap", "_order")
+    __slots__ = ("_heap", "due")
 
     def __init__(self) -> None:
-        self._due: dict[K, tuple[float, int]] = {}
-        self._heap: list[tuple[float, int, K]] = []
-        self._order = itertools.count()
+        self.due: dict[K, _Entry] = {}
+        self._heap: list[tuple[_Entry, K]] = []
 
-    def __contains__(self, key: K) -> bool:
-        return key in self._due
-
-    def __len__(self) -> int:
-        return len(self._due)
-
-    def add(self, key: K, due: float) -> None:
-        order = next(self._order)
-        self._due[key] = (due, order)
-        heapq.heappush(self._heap, (due, order, key))
+    def add(self, key: K, entry: _Entry) -> None:
+        self.due[key] = entry
+        heapq.heappush(self._heap, (entry, key))
 
     def discard(self, key: K) -> None:
-        if self._due.pop(key, None) is not None and len(self._heap) > 2 * len(self._due) + _COMPACT_ABOVE:
-            self._heap = [(due, order, key) for key, (due, order) in self._due.items()]
+        if self.due.pop(key, None) is not None and len(self._heap) > 2 * len(self.due) + _COMPACT_ABOVE:
+            self._heap = [(entry, key) for key, entry in self.due.items()]
             heapq.heapify(self._heap)
 
-    def due_of(self, key: K) -> float | None:
-        entry = self._due.get(key)
-        return None if entry is None else entry[0]
-
-    def next_due(self) -> float | None:
+    def first(self) -> tuple[_Entry, K] | None:
         heap = self._heap
         while heap:
-            due, order, key = heap[0]
-            if self._due.get(key) == (due, order):
-                return due
+            entry, key = heap[0]
+            if self.due.get(key) == entry:
+                return heap[0]
             heapq.heappop(heap)
         return None
-
-    def first(self) -> K:
-        """The key that is due first; `next_due` has just been asked for."""
-        return self._heap[0][2]

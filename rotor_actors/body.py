@@ -21,7 +21,8 @@ NIL = b"\xc0"
 class Body(Mapper, Protocol):
     """What a running attempt offers to `Step` and `Context`."""
 
-    where: str
+    @property
+    def where(self) -> str: ...
 
     @property
     def run_id(self) -> str: ...

@@ -48,6 +48,7 @@ _PROGRAMMING_ERRORS = (DurationError, EffectOutsideStepError, ExpressionError, I
                        NonDeterminismError,
                        PayloadError, RunExistsError, RunNotFoundError, StepRefusedError, WorkflowDefinitionError)  # fmt: skip
 
+_LEFT_BEHIND = int(RunFlag.RELEASED | RunFlag.ABANDON)
 _OUTCOME_OF = {RunStatus.COMPLETED: OutcomeStatus.COMPLETED, RunStatus.FAILED: OutcomeStatus.FAILED}
 
 
@@ -131,13 +132,12 @@ class Ending:
         kernel, row = self._kernel, run.row
         row.status, row.result, row.error = status, result, error
         row.ended_at, row.end_seq = kernel.now(), kernel.journal.next_seq
-        entries: list[Entry] = [RunChanged(run.snapshot())]
+        entries: list[Entry] = [RunChanged(row)]  # the last there is: it changes no more
         handler = run.workflow.on_failure if run.workflow is not None and status is RunStatus.FAILED else None
         if handler is not None and error is not None:
             info = msgspec.msgpack.decode(error, type=ErrorInfo)
             entries.append(self._finishing.handler_entry(run, handler, "on_failure", info, ""))
-        left = [child for child in run.each_child() if not child.row.flags & (RunFlag.RELEASED | RunFlag.ABANDON)]
-        left = [child for child in left if not child.is_doomed]
+        left = [child for child in run.each_child() if not child.is_doomed and not child.row.flags & _LEFT_BEHIND]
         also = kernel.features.run_ends([run])
         if left:
             Cancellation(kernel, self._finishing, left, f"its parent ended ({status.value})").begin(

@@ -43,16 +43,17 @@ class LiveTree:
 
     def remove(self, run: Run) -> None:
         """The run has ended; those of its children that run on are adopted by its parent."""
-        self._by_n.pop(run.row.n, None)
-        self._by_id.pop(run.row.run_id, None)
-        parent = run.parent
+        row, parent = run.row, run.parent
+        self._by_n.pop(row.n, None)
+        self._by_id.pop(row.run_id, None)
         if parent is not None and parent.children is not None:
-            for key in (run.row.parent_key, f"adopted:{run.row.n}".encode()):
-                if key is not None and parent.children.get(key) is run:
-                    parent.children.ended(key, STOPPED)
-        for child in tuple(run.each_child()):
-            if not child.is_doomed:
-                self.adopt(child, parent)
+            key = row.parent_key if row.parent_n == parent.row.n else f"adopted:{row.n}".encode()
+            if key is not None and parent.children.get(key) is run:
+                parent.children.ended(key, STOPPED)
+        if run.children:
+            for child in tuple(run.each_child()):
+                if not child.is_doomed:
+                    self.adopt(child, parent)
         if run.cleaning and parent is not None:
             parent.add_cleaning(tuple(run.cleaning))
 

@@ -102,6 +102,10 @@ class Codec:
             PayloadError: they do not fit the annotation (it changed since they were written).
         """
         try:
+            return self._decoder.decode(blob)
+        except Exception:
+            pass  # typed decoding does not know all: see below
+        try:
             return self._unpack(blob)
         except Exception as error:
             raise PayloadError(
@@ -182,9 +186,15 @@ class _AtomCodec(Codec):
     __slots__ = ()
 
     def round_trip(self, value: object) -> tuple[bytes, Any]:
-        if type(value) is self.annotation:
-            return self.encode(value), value
-        return super().round_trip(value)
+        if type(value) is not self.annotation:
+            return super().round_trip(value)
+        try:
+            blob = _ENCODER.encode(value)
+        except Exception:
+            blob = self.encode(value)  # which knows what to do, or to say
+        if len(blob) > self._limit:
+            raise _too_large(len(blob), self._limit)
+        return blob, value
 
 
 class _UntypedCodec(Codec):

@@ -15,6 +15,8 @@ from rotor_actors.records import History, RunFlag, RunRow
 from rotor_actors.workflow import Workflow
 from supervisors import ChildTable
 
+_NOT_OWNED = int(RunFlag.RELEASED | RunFlag.WITHDRAWN)
+
 
 class Phase(Enum):
     """What must happen before a run can take its next message."""
@@ -104,13 +106,14 @@ class Run:
     def where(self) -> str:
         return f"run {self.row.run_id} of workflow {self.row.workflow_id!r}"
 
+    def __str__(self) -> str:
+        return self.where
+
     @property
     def is_owned(self) -> bool:
         """Its parent awaits it: its end is the parent's to know. Not that of whoever adopted it."""
         parent = self.parent
-        if parent is None or parent.row.n != self.row.parent_n:
-            return False
-        return not self.row.flags & (RunFlag.RELEASED | RunFlag.WITHDRAWN)
+        return parent is not None and parent.row.n == self.row.parent_n and not self.row.flags & _NOT_OWNED
 
     def snapshot(self) -> RunRow:
         row: RunRow = self.row.copy()

@@ -110,7 +110,7 @@ class RunActor:
 
     __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_fetching",
                  "_is_moving", "_is_over", "_loaded", "_loop", "_page_waiters", "_run", "_state", "_steps", "_task",
-                 "_told_due", "where")  # fmt: skip
+                 "_told_due")  # fmt: skip
 
     def __init__(
         self, host: ActorHost, run: Run, loaded: Loaded | None, *, is_replaying: bool, is_strict: bool
@@ -119,8 +119,7 @@ class RunActor:
         self._host = host
         self._run = run
         self._loaded = loaded
-        self.where = run.where
-        self._loop = RunLoop(run.row.attempt_at, self.where, asyncio.get_running_loop())  # type: ignore[abstract]
+        self._loop = RunLoop(run.row.attempt_at, run.row.run_id, asyncio.get_running_loop(), run)  # type: ignore[abstract]
         self._loop.on_foreign = self._refuse_foreign
         self._state = _state_of(run, loaded, is_replaying, is_strict)
         self._steps: dict[bytes, StepTask] = {}
@@ -142,6 +141,10 @@ class RunActor:
         # Last first. Those that were cut off by a slice come before what the body asks for later.
         self._effects: list[Effect] = []
 
+    @property
+    def where(self) -> str:
+        return self._run.where
+
     # Being driven
 
     def begin(self, make_body: Callable[[Context], Any]) -> None:
@@ -156,7 +159,7 @@ class RunActor:
         # Of its own, for what an attempt sets there is for its steps and children, not for the next attempt.
         run = self._run
         run.context = context = (run.caller_context or self._host.home_context).copy()
-        self._task = self._loop.create_task(make_body(self._make_context()), name=self.where, context=context)
+        self._task = self._loop.create_task(make_body(self._make_context()), context=context)
 
     def go_on(self, is_over: Callable[[], bool]) -> bool:
         """Take message after message, each time running the body until it is at rest."""
@@ -191,13 +194,16 @@ class RunActor:
         self._loop.set_time(message.at)
         self._state.apply(message)
         self._is_moving = True
-        self._perform_effects()
+        if self._state.effects:
+            self._perform_effects()
 
     def _run_to_rest(self) -> bool:
         """Run the body, perform what it asked for, replay what answers it; False when the slice is used up."""
         while True:
             is_at_rest = self._loop.run(self._is_over)
-            if not self._perform_effects() or not is_at_rest:
+            if (self._effects or self._state.effects) and not self._perform_effects():
+                return False
+            if not is_at_rest:
                 return False
             if self._task is not None and self._task.done():
                 self._finish(self._task)
@@ -220,7 +226,7 @@ class RunActor:
         self._is_fetching = False
         if self._is_closed or self._is_cleaning:
             return
-        pages = self._state.wanted.popleft()
+        pages = self._state.wanted.pop(0)
         pages.take(rows, place)
         if pages.generations and self._loaded is not None:
             self._loaded.generations.update(pages.generations)
@@ -308,7 +314,7 @@ class RunActor:
     def _perform_effects(self) -> bool:
         """Do what the body asked for; False when the slice is used up before all of it is done."""
         todo, state = self._effects, self._state
-        while todo or state.has_effects:
+        while todo or state.effects:
             if not todo:
                 todo = self._effects = state.take_effects()
                 todo.reverse()
@@ -550,12 +556,13 @@ class RunActor:
     # What the body sees of it (`step.Body`)
 
     def ask(self, step_id: str, kind: Kind, target: str, spec: object) -> StepEnded | Pending:
-        if not self._loop.is_running():
+        loop, state = self._loop, self._state
+        if not loop.is_running():
             raise self._outside(f"step {step_id!r}")
-        asked = self._state.request(step_id, kind, target, spec)
+        asked = state.request(step_id, kind, target, spec)
         if type(asked) is Pending:
-            asked.future = self._loop.step_future(self._state, asked.key)
-            asked.asked_at = self._loop.time()
+            asked.future = loop.step_future(state, asked.key)
+            asked.asked_at = loop.time()
         return asked
 
     def open_map(self, step_id: str, target: str) -> MapState:
@@ -686,12 +693,12 @@ def _utc(at: float) -> datetime:
 
 def _state_of(run: Run, loaded: Loaded | None, is_replaying: bool, is_strict: bool) -> RunState:
     if loaded is None:
-        return RunState(run.where, strict=is_strict)
+        return RunState(run, strict=is_strict)
     if not is_replaying:
         maps = Maps(run.history_seq) if loaded.has_maps else None
-        return RunState(run.where, memo={**loaded.recorded, **loaded.memo}, strict=is_strict, maps=maps)
+        return RunState(run, memo={**loaded.recorded, **loaded.memo}, strict=is_strict, maps=maps)
     began = run.row.attempt_seq
-    return RunState(run.where, memo=loaded.memo, record=loaded.record, recorded=loaded.recorded,
+    return RunState(run, memo=loaded.memo, record=loaded.record, recorded=loaded.recorded,
                     inherited=loaded.inherited, strict=is_strict, replaying=True,
                     maps=Maps(began) if loaded.has_maps else None,
                     pages=EndPages(b"", began, run.history_seq) if loaded.has_maps else None)  # fmt: skip

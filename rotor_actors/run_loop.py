@@ -48,7 +48,8 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     Args:
         now: the loop's time at the start, in seconds since the epoch.
-        where: names the run, for messages.
+        name: of the run; its tasks are called so.
+        where: its text names the run in messages.
     """
 
     # What most loops never need is made when it is: a run has a loop of its own, and there may be a million runs.
@@ -60,9 +61,12 @@ class RunLoop(asyncio.AbstractEventLoop):
     _rounds = 0  # of retries in this turn; not of this call, for slices must not make a difference
     _prune_at = _FIRST_PRUNING
 
-    def __init__(self, now: float, where: str, host: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self, now: float, name: str, host: asyncio.AbstractEventLoop | None = None, where: object = None
+    ) -> None:
         self._now = now
-        self._where = where
+        self._name = name
+        self._where = where or name
         self._host = host
         self._thread = threading.get_ident()
         self._ready: deque[Handle] = deque()
@@ -70,7 +74,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._tasks: list[RunTask] = []
         # Numbers start far apart from run to run, for asyncio keeps all tasks of the process in one set: equal hashes
         # there would make each insertion a walk through all of them. From the run, so the same on replay.
-        self._created = zlib.crc32(where.encode("utf-8", "surrogatepass")) * _SCATTER
+        self._created = zlib.crc32(name.encode("utf-8", "surrogatepass")) * _SCATTER
 
     # Driving it
 
@@ -92,7 +96,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         events._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._close_generator)
         try:
-            while self._work_off(self._ready, is_over):
+            while not self._ready or self._work_off(self._ready, is_over):
                 if not self._retries or self._rounds >= _MOST_ROUNDS:
                     return True
                 self._rounds += 1
@@ -202,7 +206,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
         **_: Any,
     ) -> RunTask:
-        task = RunTask(Guard(coro, self), loop=self, name=name or self._where, context=context)
+        task = RunTask(Guard(coro, self), loop=self, name=name or self._name, context=context)
         self._tasks.append(task)
         if len(self._tasks) >= self._prune_at:
             self._tasks = self.pending_tasks()

@@ -44,12 +44,12 @@ class RunState:
         pages: the rest of the record, where there are maps: the ends of their children, which are read page by page.
     """
 
-    __slots__ = ("_asked", "_counters", "_effects", "_inherited", "_maps", "_memo", "_pages", "_pending", "_record",
-                 "_recorded", "_refusal", "_strict", "_unmarked", "_where", "replaying", "wanted")  # fmt: skip
+    __slots__ = ("_asked", "_counters", "_inherited", "_maps", "_memo", "_pages", "_pending", "_record",
+                 "_recorded", "_refusal", "_strict", "_unmarked", "_where", "effects", "replaying", "wanted")  # fmt: skip
 
     def __init__(
         self,
-        where: str,
+        where: object,
         *,
         memo: dict[bytes, Known] | None = None,
         record: Iterable[Message] = (),
@@ -70,12 +70,13 @@ class RunState:
         self._asked: set[bytes] = set()
         self._counters: dict[str, int] = {}
         self._pending: dict[bytes, Pending] = {}
-        self._effects: list[Effect] = []
+        self.effects: list[Effect] = []
+        """What is to be done, in its order."""
         self._refusal = ""
         self._maps = maps
         self._pages = pages
         self._unmarked: list[MarkMap] = []
-        self.wanted: deque[EndPages] = deque()
+        self.wanted: list[EndPages] = []
         """Those whose next page is needed: while one is being read, the body stands still."""
 
     # What the body asks
@@ -87,7 +88,8 @@ class RunState:
             NonDeterminismError: another kind or target is recorded under this key.
             StepRefusedError: the attempt is over, or the run is cancelled.
         """
-        self._check_open(step_id)
+        if self._refusal:
+            self._check_open(step_id)
         count = self._counters.get(step_id, 0)
         self._counters[step_id] = count + 1
         return self._ask(step_key(step_id, count), step_id, count, kind, target, spec)
@@ -97,7 +99,7 @@ class RunState:
             raise StepRefusedError(f"{self._where}: step {step_id!r} refused: {self._refusal}")
 
     def _ask(self, key: bytes, step_id: str, count: int, kind: Kind, target: str, spec: object) -> Pending | StepEnded:
-        known = self._memo.get(key)
+        known = self._memo.get(key) if self._memo else None
         if known is not None:
             self._check(step_id, count, kind, target, known)
             if known.outcome is not None:
@@ -111,7 +113,7 @@ class RunState:
         pending = Pending(key, step_id, kind, target, spec, is_spawned=known is not None and known.outcome is None)
         self._pending[key] = pending
         if not self.replaying:
-            self._effects.append(Begin(pending))
+            self.effects.append(Begin(pending))
         return pending
 
     def open_map(self, step_id: str, target: str) -> MapState:
@@ -127,7 +129,7 @@ class RunState:
         elif self.replaying:
             self._unmarked.append(MarkMap(key, step_id, target))
         else:
-            self._effects.append(MarkMap(key, step_id, target))
+            self.effects.append(MarkMap(key, step_id, target))
         if self._maps is None:
             self._maps = Maps(0)
         return self._maps.open(key, step_id, target, has_memo=memoized is not None)
@@ -164,7 +166,7 @@ class RunState:
         if pending is None or self._refusal:
             return
         if not self.replaying or pending.kind.outlives_process or pending.kind is Kind.SLEEP:
-            self._effects.append(Withdraw(pending))
+            self.effects.append(Withdraw(pending))
 
     def refuse(self, why: str) -> None:
         """From now on no step may be called."""
@@ -186,11 +188,11 @@ class RunState:
             case StepEnded():
                 pending = self._pending.pop(message.key, None)
                 if pending is not None:
-                    self._effects.append(Resolve(pending, message))
+                    self.effects.append(Resolve(pending, message))
                 else:
                     self._keep(message)
             case TimerFired():
-                self._effects.append(Fire(message.number))
+                self.effects.append(Fire(message.number))
 
     def _keep(self, message: StepEnded) -> None:
         """A child that an earlier attempt spawned has ended before this one asks for it: its outcome will answer."""
@@ -206,13 +208,9 @@ class RunState:
             self._maps = Maps(0)
         return self._maps.keep_late(message)
 
-    @property
-    def has_effects(self) -> bool:
-        return bool(self._effects)
-
     def take_effects(self) -> list[Effect]:
-        """What is to be done, in its order: the caller's from now on."""
-        effects, self._effects = self._effects, []
+        """The effects, which are the caller's from now on."""
+        effects, self.effects = self.effects, []
         return effects
 
     @property
@@ -302,7 +300,7 @@ class RunState:
                 f"{self._where}: the journal holds the outcome of {what}, which the code did not ask for at "
                 f"this point. It has changed since; run the old code, or open the runtime without strict_replay."
             )
-        self._effects.append(Diverged(what))
+        self.effects.append(Diverged(what))
 
     def _check_target(self, ended: StepEnded) -> None:
         """Of a map's child the record is read late: whether it is what was asked for is seen only now."""
@@ -314,13 +312,13 @@ class RunState:
     def _go_live(self) -> None:
         self.replaying = False
         self._record = self._pages = None
-        self._effects.extend(self._unmarked)
+        self.effects.extend(self._unmarked)
         for key, known in self._recorded.items():
             if known.outcome is None and not self._has_asked(key):
                 self._memo.setdefault(key, known)  # a child that runs, and that the body has yet to ask for
         self._asked = set()
         self._recorded = {}
-        self._effects.extend(Begin(pending) for pending in self._pending.values())
+        self.effects.extend(Begin(pending) for pending in self._pending.values())
 
 
 def _answered(known: Known, message: StepEnded) -> Known:

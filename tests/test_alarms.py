@@ -8,7 +8,7 @@ import pytest
 
 from rotor_actors.alarms import Alarms
 
-KEYS, TIMES = range(6), range(5)
+KEYS, TIMES = range(8), range(9)
 
 
 class Model:
