@@ -18,6 +18,10 @@ class NumberingLoop(Protocol):
 
     def refusal(self, what: str) -> EffectOutsideStepError: ...
 
+    def yielded(self, task: object) -> None:
+        """A task gave way to the others, as `asyncio.sleep(0)` does, and waits for nothing."""
+        ...
+
 
 class Asker(Protocol):
     """Who asked for a step, and is told when it is no longer waited for."""
@@ -123,7 +127,10 @@ class Guard(Coroutine[Any, Any, Any]):
 
     def send(self, value: Any) -> Any:
         yielded = self.inner.send(value)
-        if yielded is None or yielded.get_loop() is self.loop:
+        if yielded is None:
+            self.loop.yielded(self)
+            return None
+        if yielded.get_loop() is self.loop:
             return yielded
         return self._refuse(yielded)
 

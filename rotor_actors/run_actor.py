@@ -40,6 +40,9 @@ from rotor_actors.step_task import StepHost, StepTask
 from rotor_actors.workflow import Event, Workflow
 
 _CLOSING_ROUNDS = 100
+# A body that spins goes on at once so often; then it pauses, for it seems to wait for something.
+_EAGER_SPINS = 20
+_SPIN_SECONDS = 0.005
 _NO_HEADERS: Mapping[str, str] = {}
 _CANCELLED = "the run is cancelled and only cleans up; durable compensation belongs in the workflow's on_cancel handler"
 
@@ -109,8 +112,8 @@ class RunActor:
     """One attempt of one run."""
 
     __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_fetching",
-                 "_is_moving", "_is_over", "_loaded", "_loop", "_page_waiters", "_run", "_state", "_steps", "_task",
-                 "_told_due")  # fmt: skip
+                 "_is_moving", "_is_over", "_loaded", "_loop", "_page_waiters", "_pause", "_run", "_spins", "_state",
+                 "_steps", "_task", "_told_due")  # fmt: skip
 
     def __init__(
         self, host: ActorHost, run: Run, loaded: Loaded | None, *, is_replaying: bool, is_strict: bool
@@ -140,6 +143,8 @@ class RunActor:
         self._checks = 0
         # Last first. Those that were cut off by a slice come before what the body asks for later.
         self._effects: list[Effect] = []
+        self._spins = 0
+        self._pause: asyncio.TimerHandle | None = None
 
     @property
     def where(self) -> str:
@@ -182,6 +187,8 @@ class RunActor:
                 continue
             message = None if mailbox is None else mailbox.take()
             if message is None:
+                if self._loop.is_spinning:
+                    return self._spin()
                 self._rest()
                 return False
             if isinstance(message, StepEnded | TimerFired) and not self._is_cleaning:
@@ -193,7 +200,7 @@ class RunActor:
             self._run.seen_seq = message.seq
         self._loop.set_time(message.at)
         self._state.apply(message)
-        self._is_moving = True
+        self._is_moving, self._spins = True, 0
         if self._state.effects:
             self._perform_effects()
 
@@ -203,7 +210,7 @@ class RunActor:
             is_at_rest = self._loop.run(self._is_over)
             if (self._effects or self._state.effects) and not self._perform_effects():
                 return False
-            if not is_at_rest:
+            if not is_at_rest and not self._loop.is_spinning:
                 return False
             if self._task is not None and self._task.done():
                 self._finish(self._task)
@@ -213,6 +220,9 @@ class RunActor:
                 return True
             if not self._state.replaying:
                 return True
+            if self._loop.is_spinning and not self._state.is_next_asked(self._loop.timers_set):
+                self._loop.spin_on()  # it has not come as far yet as it had when the record's next message came
+                return False
             self._replay_next()
             if self._is_closed:
                 return True
@@ -259,6 +269,22 @@ class RunActor:
         if is_parked or due != self._told_due:
             self._told_due = due
             self._host.at_rest(self._run, due, is_parked=is_parked)
+
+    def _spin(self) -> bool:
+        """The body gives way again and again, and there is no message: let it, though after a while not all the time.
+
+        Its world changes by messages only. So it counts, or waits in vain; either way its timers must be armed.
+        """
+        self._tell_due(self.next_due(), is_parked=False)
+        self._loop.spin_on()
+        self._spins += 1
+        if self._spins <= _EAGER_SPINS:
+            self._is_moving = True
+            return True
+        if self._pause is not None:
+            self._pause.cancel()
+        self._pause = asyncio.get_running_loop().call_later(_SPIN_SECONDS, self._move)
+        return False
 
     def next_due(self) -> float | None:
         """When a timer of the body, a sleep, or the timeout of an invoke is due."""
@@ -472,6 +498,7 @@ class RunActor:
         for _ in range(_CLOSING_ROUNDS):
             for task in tasks:
                 task.cancel()
+            self._loop.spin_on()
             has_rested = self._loop.run(is_over)
             tasks = self._loop.pending_tasks()
             if not tasks or not has_rested:

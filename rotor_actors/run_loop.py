@@ -35,6 +35,9 @@ _logger = logging.getLogger("rotor_actors")
 # How many callbacks run between two looks at the clock: a look costs about as much as a callback.
 _CALLBACKS_PER_LOOK = 64
 
+# So often may one task give way in one turn, before it is taken to wait for something that a message brings.
+_MOST_YIELDS = 1_000
+
 # How often anyio's cancellation retries are run in one turn.
 _MOST_ROUNDS = 100
 # Tasks that are done are forgotten in bulk: a callback on each task would cost more than the task's own bookkeeping.
@@ -58,6 +61,9 @@ class RunLoop(asyncio.AbstractEventLoop):
     is_ending = False
     on_foreign: Callable[[], None] | None = None
     _foreign_calls: list[tuple[Callable[..., object], tuple[Any, ...]]] | None = None
+    is_spinning = False
+    """Some task gives way again and again: it may be waiting for what only a message will bring."""
+    _yields: dict[object, int] | None = None
     _rounds = 0  # of retries in this turn; not of this call, for slices must not make a difference
     _prune_at = _FIRST_PRUNING
 
@@ -81,11 +87,26 @@ class RunLoop(asyncio.AbstractEventLoop):
     def set_time(self, now: float) -> None:
         """Move the loop's clock to the time of the message at hand; it never goes back. A new turn begins."""
         self._rounds = 0
+        if self._yields is not None:
+            self.spin_on()
         if now > self._now:
             self._now = now
 
+    def spin_on(self) -> None:
+        """Let tasks that give way again and again do so for another while."""
+        self._yields, self.is_spinning = None, False
+
+    def yielded(self, task: object) -> None:
+        """A task gave way to the others, and waits for nothing."""
+        if self._yields is None:
+            self._yields = {}
+        self._yields[task] = times = self._yields.get(task, 0) + 1
+        if times > _MOST_YIELDS:
+            self.is_spinning = True
+
     def run(self, is_over: Callable[[], bool] | None = None) -> bool:
-        """Run until at rest and return True; return False, to be called again, once `is_over()` says so.
+        """Run until at rest and return True; return False, to be called again, once `is_over()` says so, or once a task
+        is found spinning.
 
         At rest means that nothing is ready, or nothing but anyio's cancellation retries, which re-schedule themselves
         for as long as a shielded task lives and would otherwise spin. Where something comes of them each time (a wait
@@ -125,7 +146,7 @@ class RunLoop(asyncio.AbstractEventLoop):
             until_look -= 1
             if not until_look:
                 until_look = _CALLBACKS_PER_LOOK
-                if is_over is not None and handles and is_over():
+                if is_over is not None and handles and (self.is_spinning or is_over()):
                     return False
         return True
 

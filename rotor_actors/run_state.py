@@ -253,6 +253,10 @@ class RunState:
         self._go_live()
         return None
 
+    def is_next_asked(self, timers_set: int) -> bool:
+        """Whether the body, though not at rest, has asked for what is next in the record, or nothing is left of it."""
+        return self._pages is not None or not self._record or self._was_asked(self._record[0], timers_set)
+
     def _was_asked(self, message: Message, timers_set: int) -> bool:
         if isinstance(message, StepEnded):
             return self._has_asked(message.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import socket
@@ -15,6 +16,7 @@ import anyio.to_thread
 import pytest
 from bodies import BODIES
 from crash_kit import Play, crash_at, differences, run_once, survives_every_crash
+from kit import World, with_a_crash_after_each_entry
 
 from rotor_actors import Context, ManualClock, MemoryStore, RunStatus, Runtime, workflow
 from rotor_actors.errors import WorkflowCancelledError, WorkflowFailedError
@@ -455,3 +457,65 @@ async def test_child_asked_for_in_the_turn_in_which_the_body_ends_is_not_spawned
 
     report = await survives_every_crash(body)
     assert [row.workflow_id for row in report.store.runs.values()] == ["under-test"]
+
+
+# Tasks that give way again and again
+
+
+async def give_way() -> bool:
+    await asyncio.sleep(0)
+    return True
+
+
+@workflow(id="spinning")
+async def spinning(ctx: Context) -> list[str]:
+    """Nothing in it ever waits but for a look at whether it is time."""
+    said: list[str] = []
+    try:
+        async with asyncio.timeout(60):
+            while await give_way():
+                pass
+    except TimeoutError:
+        said.append("timed out")
+    step = asyncio.ensure_future(ctx.step.run("step", asyncio.sleep, 0, "done"))
+    while not step.done():
+        await give_way()
+    said.append(await step)
+    nap = asyncio.ensure_future(ctx.step.sleep("nap", "1h"))
+    while not nap.done():
+        await give_way()
+    for _ in range(2_500):
+        await asyncio.sleep(0)
+    return [*said, await ctx.step.run("last", asyncio.sleep, 0, "last")]
+
+
+async def test_a_body_that_only_gives_way_sees_its_timers_and_the_outcomes_of_its_steps() -> None:
+    async with World(spinning) as world:
+        handle = await world.runtime.start(spinning)
+        assert await world.result(handle, within="2h") == ["timed out", "done", "last"]
+        assert not (await handle.info()).is_diverged
+
+
+async def test_such_a_body_takes_the_same_branches_after_a_crash_wherever_it_comes() -> None:
+    outcomes = await with_a_crash_after_each_entry(lambda: World(spinning, strict_replay=True), spinning)
+    assert len(outcomes) > 5
+    assert outcomes == [["timed out", "done", "last"]] * len(outcomes)
+
+
+async def test_such_a_body_is_cancelled_and_its_cleanup_is_cut_off_at_the_deadline() -> None:
+    @workflow(id="stubborn")
+    async def stubborn(ctx: Context) -> None:
+        try:
+            while await give_way():
+                pass
+        finally:
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await give_way()
+
+    async with World(stubborn, cancel_grace="5s") as world:
+        handle = await world.runtime.start(stubborn)
+        await world.settle()
+        report = await world.wait(handle.cancel(), within="1m")
+        assert report.cancelled == [handle.run_id]
+        assert "did not end within its grace period" in report.stuck[0]
