@@ -10,10 +10,14 @@ effect outside a `RunLoop`, mend what the loop itself cannot (its tasks and futu
 * `asyncio.gather` makes its future by itself, not by asking the loop: inside a run loop it gets a number, too. The
   sets that `asyncio.wait` gives back would otherwise have those futures in any order.
 * anyio's `CancelScope` keeps its child scopes in a set: scopes made inside a run loop get an ordered one.
+
+And one that only words an error: a lock, event or queue of asyncio that belongs to another loop raises the named error
+inside a run loop, not asyncio's RuntimeError.
 """
 
 from __future__ import annotations
 
+import asyncio.mixins
 import asyncio.tasks
 import builtins
 from asyncio import events
@@ -60,6 +64,9 @@ def install() -> None:
         gathering.__hash__ = _hash_by_number
     if not hasattr(CancelScope.__init__, "__wrapped__"):
         CancelScope.__init__ = _with_ordered_children(CancelScope.__init__)  # type: ignore[method-assign]
+    mixin = getattr(asyncio.mixins, "_LoopBoundMixin", None)
+    if mixin is not None and not hasattr(mixin._get_loop, "__wrapped__"):
+        mixin._get_loop = _naming_the_error(mixin._get_loop)
 
 
 def _is_ordered(loop: object) -> bool:
@@ -96,3 +103,14 @@ def _with_ordered_children(init: Any) -> Any:
 
     __init__.__wrapped__ = init  # type: ignore[attr-defined]
     return __init__
+
+
+def _naming_the_error(get_loop: Any) -> Any:
+    def _get_loop(self: Any) -> Any:
+        loop: Any = events._get_running_loop()
+        if self._loop is not None and self._loop is not loop and hasattr(loop, "refusal"):
+            raise loop.refusal(f"what belongs to another event loop, {self!r}")
+        return get_loop(self)
+
+    _get_loop.__wrapped__ = get_loop  # type: ignore[attr-defined]
+    return _get_loop

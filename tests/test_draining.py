@@ -11,7 +11,7 @@ import pytest
 from cancel_kit import no_task_is_left, other_tasks, sleeper
 from kit import World
 
-from rotor_actors import Context, MemoryStore, RunStatus, Runtime, workflow
+from rotor_actors import Context, ManualClock, MemoryStore, RunStatus, Runtime, workflow
 from rotor_actors.errors import RotorError, RuntimeStateError, StepRefusedError, StoreError
 
 pytestmark = pytest.mark.asyncio
@@ -90,6 +90,16 @@ async def test_leaving_with_a_sleeping_run_does_not_wait() -> None:
     async with asyncio.timeout(5):
         async with runtime:
             await runtime.start(sleeper)
+
+
+async def test_leaving_does_not_wait_for_a_clock_that_only_a_test_moves() -> None:
+    @workflow(id="nap")
+    async def nap(ctx: Context) -> None:
+        await ctx.step.sleep("nap", "1s")
+
+    async with asyncio.timeout(5):
+        async with Runtime(":memory:", clock=ManualClock(), drain_timeout="1h") as runtime:
+            await runtime.start(nap)
 
 
 async def test_cancelling_the_exit_drains_no_longer_but_closes_the_store(tmp_path: Path) -> None:

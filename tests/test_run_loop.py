@@ -295,7 +295,7 @@ async def test_lock_of_the_hosts_loop_is_refused() -> None:
                 pass
 
         async with Runtime(MemoryStore()) as runtime:
-            with pytest.raises(WorkflowFailedError, match="different event loop"):
+            with pytest.raises(WorkflowFailedError, match="belongs to another event loop"):
                 await asyncio.wait_for(runtime.execute(locked_out), 10)
     await other
 
@@ -457,6 +457,51 @@ async def test_child_asked_for_in_the_turn_in_which_the_body_ends_is_not_spawned
 
     report = await survives_every_crash(body)
     assert [row.workflow_id for row in report.store.runs.values()] == ["under-test"]
+
+
+# Locks, events and queues of another loop
+
+
+async def _lock() -> Callable[[], Awaitable[object]]:
+    lock = asyncio.Lock()
+    await lock.acquire()
+    waiting = asyncio.ensure_future(lock.acquire())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    return lock.acquire
+
+
+async def _event() -> Callable[[], Awaitable[object]]:
+    event = asyncio.Event()
+    waiting = asyncio.ensure_future(event.wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    return event.wait
+
+
+async def _queue() -> Callable[[], Awaitable[object]]:
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    waiting = asyncio.ensure_future(queue.get())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    return queue.get
+
+
+@pytest.mark.parametrize("make", [_lock, _event, _queue])
+async def test_what_belongs_to_another_loop_is_refused_by_name(
+    make: Callable[[], Awaitable[Callable[[], Awaitable[object]]]],
+) -> None:
+    wait = await make()
+
+    @workflow(id="foreign", retries=3)
+    async def foreign(ctx: Context) -> None:
+        await wait()
+
+    async with World(foreign) as world:
+        handle = await world.runtime.start(foreign)
+        with pytest.raises(WorkflowFailedError, match=r"belongs to another event loop.*put it in step.run"):
+            await world.result(handle)
+        assert (await handle.info()).attempt == 1
 
 
 # Tasks that give way again and again
