@@ -196,7 +196,9 @@ class Service:
         while loop.time() < limit and not self._hurry.is_set() and self._failure is None:
             if engine.is_idle and not engine.steps.count:
                 due = engine.timers.next_due()
-                is_moved_by_hand = hasattr(self._ports.clock, "attach")  # then no time passes here, however long we wait
+                is_moved_by_hand = hasattr(
+                    self._ports.clock, "attach"
+                )  # then no time passes here, however long we wait
                 if due is None or is_moved_by_hand or due - engine.now() > limit - loop.time():
                     return
             await asyncio.sleep(_LOOK_SECONDS)
