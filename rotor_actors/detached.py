@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import msgspec
 
 from rotor_actors.errors import PayloadError, RunExistsError, StoreError
 from rotor_actors.features import StepFeature
-from rotor_actors.flow.arriving import Arriving
 from rotor_actors.ids import child_run_id
 from rotor_actors.kernel import Kernel
 from rotor_actors.messages import Known, Pending
@@ -17,6 +17,7 @@ from rotor_actors.records import Kind, Outcome, OutcomeStatus, RunCreated, RunFl
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_specs import StartSpec
+from rotor_actors.workflow import Workflow
 
 
 class Detached(StepFeature):
@@ -24,22 +25,18 @@ class Detached(StepFeature):
 
     kinds = (Kind.START,)
 
-    def __init__(self, kernel: Kernel, arriving: Arriving) -> None:
+    def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._arriving = arriving
 
     def begin(self, run: Run, pending: Pending) -> None:
         spec: StartSpec = pending.spec
-        run_id = spec.run_id or child_run_id(run.row.run_id, pending.key, 1)
-        workflow = self._kernel.registry.get(spec.workflow_id)
-        assert workflow is not None
-        if spec.run_id is None and workflow.rules is None:
-            self._start(run, pending, run_id)
+        if spec.run_id is None:
+            self._start(run, pending, child_run_id(run.row.run_id, pending.key, 1))
             return
         actor, busy = run.actor, ExitStack()
         assert isinstance(actor, RunActor)
         busy.enter_context(actor.busy())
-        self._kernel.in_background(self._start_if_new(run, actor, busy, pending, run_id))
+        self._kernel.in_background(self._start_if_new(run, actor, busy, pending, spec.run_id))
 
     def withdraw(self, run: Run, pending: Pending) -> None:
         """What was started runs on; what is being looked up sees that nobody waits any more."""
@@ -51,9 +48,6 @@ class Detached(StepFeature):
         kernel, spec = self._kernel, pending.spec
         workflow = kernel.registry.get(spec.workflow_id)
         assert workflow is not None
-        if workflow.rules is not None:
-            self._start_by_rules(run, pending, run_id)
-            return
         now, n = kernel.now(), kernel.tree.next_n()
         is_queued = kernel.admission.is_full_up
         row = RunRow(
@@ -71,27 +65,24 @@ class Detached(StepFeature):
             attempt_at=None if is_queued else now,
             flags=RunFlag.STARTED,
         )
+        if workflow.rules is not None:
+            self._start_by_rules(run, pending, workflow, row)
+            return
         self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id), RunCreated(row))
         started = kernel.create(row, workflow, None, run.context)
         started.seen_seq = kernel.journal.last_seq
 
-    def _start_by_rules(self, run: Run, pending: Pending, run_id: str) -> None:
-        """What becomes of it is the rules' to say: a run that waits in line, or the one that is there already.
-
-        Two entries: after a crash between them the run of this id is found, and not started again.
-        """
-        spec = pending.spec
-        workflow = self._kernel.registry.get(spec.workflow_id)
-        assert workflow is not None
-        try:
-            arrived = self._arriving.start(
-                workflow, spec.data, spec.headers, run_id=run_id, context=run.context,
-                started_by=(run.row.run_id, pending.step_id),
-            )  # fmt: skip
-        except PayloadError as error:
-            self._record(run, pending, OutcomeStatus.FAILED, self._kernel.encode_error(error))
-        else:
-            self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(arrived.run_id))
+    def _start_by_rules(self, run: Run, pending: Pending, workflow: Workflow[Any, Any], row: RunRow) -> None:
+        """What becomes of it is the rules' to say: a run that waits in line, or the one that is there already."""
+        kernel = self._kernel
+        with kernel.journal.one_act():
+            try:
+                started = kernel.start_by_rules(row, workflow, run.context)
+            except PayloadError as error:
+                self._record(run, pending, OutcomeStatus.FAILED, kernel.encode_error(error))
+                return
+            if not run.is_doomed:  # a singleton may have replaced the very run that starts it
+                self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(started.run_id))
 
     def _record(
         self, run: Run, pending: Pending, status: OutcomeStatus, blob: bytes, created: RunCreated | None = None

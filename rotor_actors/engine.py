@@ -7,6 +7,7 @@ once. Nothing waits for the disk but effects, and those the journal begins when 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +28,7 @@ from rotor_actors.finishing import Finishing
 from rotor_actors.flow.arriving import Arriving
 from rotor_actors.invoking import Invoking
 from rotor_actors.joins import CancelSteps, Joins
-from rotor_actors.kernel import Kernel, Options, Ports
+from rotor_actors.kernel import Kernel, Options, Ports, Started
 from rotor_actors.leftovers import Leftovers
 from rotor_actors.loading import Loaded, add_ended_since, load
 from rotor_actors.map_state import EndPages
@@ -40,6 +41,7 @@ from rotor_actors.records import (
     Outcome,
     OutcomeStatus,
     RunFlag,
+    RunRow,
     RunStatus,
     StepRecorded,
     StepRow,
@@ -86,7 +88,7 @@ class Engine(Kernel):
         self.arriving = Arriving(self, self.finishing)
         self.features.add(self.arriving)
         self.invoking = Invoking(self, self.finishing)
-        self.features.add(Detached(self, self.arriving))
+        self.features.add(Detached(self))
         self.features.add(Joins(self))
         self.features.add(CancelSteps(self, self.finishing))
         self.loading = 0
@@ -182,6 +184,9 @@ class Engine(Kernel):
         if isinstance(runnable, Run) and runnable.phase is not Phase.ENDED and not runnable.is_doomed:
             info = ErrorInfo(type(error).__name__, f"internal error: {error}")
             self.ending.end(runnable, RunStatus.FAILED, error=msgspec.msgpack.encode(info))
+
+    def start_by_rules(self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None) -> Started:
+        return self.arriving.start(row, workflow, context)
 
     # Workflows
 

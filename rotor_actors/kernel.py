@@ -12,7 +12,7 @@ import contextvars
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -85,6 +85,14 @@ class Ports(msgspec.Struct):
     reader: Executor
 
 
+class Started(NamedTuple):
+    """What a start led to: the run, when it is durable, and whether it is a new one."""
+
+    run_id: str
+    seq: int
+    is_new: bool
+
+
 class Kernel(ABC):
     """The services of one engine. Who drives runs (`drive`, `alarm`) is above: see `Engine`."""
 
@@ -139,6 +147,10 @@ class Kernel(ABC):
     @abstractmethod
     def actor_broke(self, runnable: Runnable, error: BaseException) -> None:
         """An error of ours escaped from an actor."""
+
+    @abstractmethod
+    def start_by_rules(self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None) -> Started:
+        """Start a run of a workflow that has rules, as the row says; or make the start part of another, or of none."""
 
     # Time, chance, appending
 

@@ -21,10 +21,6 @@ class LiveTree:
         self._by_id: dict[str, Run] = {}
         self._orphans: dict[str, list[Run]] = {}
 
-    @property
-    def last_n(self) -> int:
-        return self._last_n
-
     def next_n(self) -> int:
         self._last_n += 1
         return self._last_n

@@ -230,7 +230,7 @@ class RunCreated(msgspec.Struct, tag=True, gc=False):
 
 
 class RunAmended(msgspec.Struct, tag=True, gc=False):
-    """A snapshot of a run row that has not begun: its input and headers are others now."""
+    """A snapshot of a run row that has not begun: its input, headers and event are others now."""
 
     run: RunRow
     seq: int = 0

@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from rotor_actors.kernel import Kernel
+from rotor_actors.kernel import Kernel, Started
 from rotor_actors.records import EventNote, RunCreated, RunRow, RunStatus
-from rotor_actors.run import Run
 from rotor_actors.workflow import Workflow
 
 
@@ -22,8 +21,13 @@ def start_root(
     headers: bytes | None = None,
     event: EventNote | None = None,
     context: contextvars.Context | None = None,
-) -> Run:
-    """Append a run at the top of a tree of its own; it begins when it is admitted. It is durable when `seen_seq` is."""
+) -> Started:
+    """Append a run at the top of a tree of its own; it begins when it is admitted. By the workflow's rules it may be
+    another run that the start leads to.
+
+    Raises:
+        PayloadError: the data does not fit the rules.
+    """
     now, n = kernel.now(), kernel.tree.next_n()
     is_queued = kernel.admission.is_full_up
     row = RunRow(
@@ -39,7 +43,9 @@ def start_root(
         status=RunStatus.QUEUED if is_queued else RunStatus.RUNNING,
         attempt_at=None if is_queued else now,
     )
+    if workflow.rules is not None:
+        return kernel.start_by_rules(row, workflow, context)
     seq = kernel.journal.append(RunCreated(row))
     run = kernel.create(row, workflow, None, context)
     run.seen_seq = seq
-    return run
+    return Started(run_id, seq, is_new=True)

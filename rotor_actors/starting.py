@@ -11,9 +11,9 @@ from rotor_actors.errors import PayloadError, RunExistsError
 from rotor_actors.flow.face import FlowFace
 from rotor_actors.handle import RunHandle
 from rotor_actors.ids import checked_run_id
+from rotor_actors.kernel import Started
 from rotor_actors.records import RunRow
 from rotor_actors.roots import start_root
-from rotor_actors.run import Run
 from rotor_actors.step import encode_data, encode_headers
 from rotor_actors.waiting import Waiting
 from rotor_actors.workflow import Workflow
@@ -33,12 +33,14 @@ class Starting(FlowFace, Waiting):
         run_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> RunHandle[Out]:
-        """Start a run. It is durable when this returns.
+        """Start a run. It is durable when this returns. By the workflow's `singleton`, `idempotency`, `debounce` or
+        `batch` the handle may be that of a run that is there already.
 
         Args:
             workflow: what to run; registered by this.
             data: its input.
-            run_id: an id of your choice: starting the same again gives the same run.
+            run_id: an id of your choice: starting the same again gives the same run. Not with `batch`, `debounce` or
+                `idempotency`.
             headers: for `ctx.headers`.
 
         Raises:
@@ -52,12 +54,11 @@ class Starting(FlowFace, Waiting):
         engine.register(_checked_workflow(workflow))
         blob = encode_data(workflow, engine.registry.data_codec(workflow), data)
         header_blob = encode_headers(headers)
-        if workflow.rules is not None:
-            return await self._start_by_rules(engine, workflow, blob, header_blob, run_id)
         if run_id is None:
-            run = self._create(engine, workflow, blob, header_blob, engine.ports.ids.new_run_id(engine.now()))
-            await engine.journal.durable(run.seen_seq)
-            return RunHandle(self, run.row.run_id)
+            started = self._create(engine, workflow, blob, header_blob, engine.ports.ids.new_run_id(engine.now()))
+            await engine.journal.durable(started.seq)
+            return RunHandle(self, started.run_id)
+        _check_run_id(workflow, run_id)
         return await self._start_as(engine, workflow, blob, header_blob, checked_run_id(run_id))
 
     async def execute(
@@ -74,34 +75,9 @@ class Starting(FlowFace, Waiting):
 
     def _create(
         self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str
-    ) -> Run:
+    ) -> Started:
         context = contextvars.copy_context()
         return start_root(engine, workflow, data, run_id, headers=headers, context=context)
-
-    async def _start_by_rules(
-        self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str | None
-    ) -> RunHandle[Any]:
-        rules = workflow.rules
-        assert rules is not None
-        if run_id is None:
-            arrived = engine.arriving.start(workflow, data, headers, context=contextvars.copy_context())
-            await engine.journal.durable(arrived.seq)
-            return RunHandle(self, arrived.run_id)
-        if rules.merges or rules.idempotency is not None:
-            raise ValueError(
-                f"workflow {workflow.id!r}: run_id={run_id!r} cannot be given: several starts may be one run by its "
-                f"batch, debounce or idempotency; leave run_id out, the handle knows it"
-            )
-        async with engine.claims.hold(checked_run_id(run_id)):
-            existing = await self._find(engine, run_id)
-            if existing is not None:
-                self._check_same(engine, existing, workflow, data)
-                return RunHandle(self, run_id)
-            self._accepting()
-            context = contextvars.copy_context()
-            arrived = engine.arriving.start(workflow, data, headers, run_id=run_id, context=context)
-            await engine.journal.durable(arrived.seq)
-        return RunHandle(self, arrived.run_id)
 
     async def _start_as(
         self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str
@@ -109,13 +85,13 @@ class Starting(FlowFace, Waiting):
         """Start under an id of the caller's choice: of two callers at once, one waits for the other."""
         async with engine.claims.hold(run_id):
             existing = await self._find(engine, run_id)
-            if existing is None:
-                self._accepting()
-                run = self._create(engine, workflow, data, headers, run_id)
-                await engine.journal.durable(run.seen_seq)
-            else:
+            if existing is not None:
                 self._check_same(engine, existing, workflow, data)
-        return RunHandle(self, run_id)
+                return RunHandle(self, run_id)
+            self._accepting()
+            started = self._create(engine, workflow, data, headers, run_id)
+            await engine.journal.durable(started.seq)
+        return RunHandle(self, started.run_id)
 
     def _check_same(self, engine: Engine, row: RunRow, workflow: Workflow[Any, Any], data: bytes) -> None:
         codec = engine.registry.data_codec(workflow)
@@ -130,6 +106,15 @@ def _checked_workflow(workflow: Workflow[In, Out]) -> Workflow[In, Out]:
     if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"expected a function decorated with @workflow, got {workflow!r}")
     return workflow
+
+
+def _check_run_id(workflow: Workflow[Any, Any], run_id: str) -> None:
+    rules = workflow.rules
+    if rules is not None and (rules.merges or rules.idempotency is not None):
+        raise ValueError(
+            f"workflow {workflow.id!r}: run_id={run_id!r} cannot be given: by its batch, debounce or idempotency a start "
+            f"may lead to another run; leave run_id out, the handle knows it"
+        )
 
 
 def _same_data(codec: Any, stored: bytes | None, given: bytes) -> bool:

@@ -18,7 +18,7 @@ from rotor_actors.events.waiting import EventWaits
 from rotor_actors.features import StepFeature
 from rotor_actors.finishing import Finishing
 from rotor_actors.ids import derived_id
-from rotor_actors.kernel import Kernel
+from rotor_actors.kernel import Kernel, Started
 from rotor_actors.messages import Known, Pending
 from rotor_actors.records import EventNote, ItemPut, ItemRow, ItemsExpired, Kind, Outcome, OutcomeStatus, StepRow
 from rotor_actors.roots import start_root
@@ -159,16 +159,16 @@ class Sending(StepFeature):
             stored = msgspec.msgpack.encode(event)
             for waiter in self._waits.waiters.matching(plain, now):
                 self._waits.give(waiter.owner, stored)
-        return [self._start(workflow, event, context) for workflow in self._triggers.get(event.name, ())]
+        started = [self._start(workflow, event, context) for workflow in self._triggers.get(event.name, ())]
+        return [each.run_id for each in started if each.is_new]
 
-    def _start(self, workflow: Workflow[Any, Any], event: EventRecord, context: contextvars.Context | None) -> str:
+    def _start(self, workflow: Workflow[Any, Any], event: EventRecord, context: contextvars.Context | None) -> Started:
         """Data that does not fit the workflow's annotation is found out by the run, which fails by name: visible, with
         its on_failure handler, and no hindrance to the other workflows."""
         kernel = self._kernel
         run_id = kernel.ports.ids.new_run_id(kernel.now())
         note = EventNote(event.name, event.id, event.at or 0.0)
-        start_root(kernel, workflow, event.data, run_id, event=note, context=context)
-        return run_id
+        return start_root(kernel, workflow, event.data, run_id, event=note, context=context)
 
     def _remember(self, id: str, runs: list[str]) -> None:
         kernel, now = self._kernel, self._kernel.now()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextvars
 import heapq
 from collections.abc import Mapping
-from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -17,25 +16,18 @@ from rotor_actors.finishing import Finishing
 from rotor_actors.flow.creating import create_with_ticket
 from rotor_actors.flow.gate import PAUSE_SPACE, RATE_SPACE, Begun
 from rotor_actors.flow.merging import ELEMENT_SPACE, MERGE_SPACE, Merging, elements_of
-from rotor_actors.flow.options import FlowControl
+from rotor_actors.flow.options import Batch
 from rotor_actors.flow.paths import Input, own_name
 from rotor_actors.flow.rules import Rules
 from rotor_actors.flow.ticket import SPACE, Ticket, make_ticket
-from rotor_actors.kernel import Kernel
-from rotor_actors.records import Entry, ItemPut, ItemRow, ItemsExpired, RunFlag, RunRow, RunStatus
+from rotor_actors.kernel import Kernel, Started
+from rotor_actors.records import ItemPut, ItemRow, ItemsExpired, RunRow, RunStatus
 from rotor_actors.workflow import Workflow
 
 ONCE_SPACE = "flow.once"
+NIL = b"\xc0"
 
 _PUTS_PER_PURGE = 500
-
-
-class Arrived(NamedTuple):
-    """The run that a start led to, when it is durable, and whether the start made it."""
-
-    run_id: str
-    seq: int
-    is_new: bool
 
 
 class Arriving(Feature):
@@ -49,23 +41,16 @@ class Arriving(Feature):
         self.merging = Merging(kernel)
         self._once = Once()
 
-    def start(
-        self, workflow: Workflow[object, object], data: bytes, headers: bytes | None = None, *, run_id: str | None = None,
-        context: contextvars.Context | None = None, flow_control: FlowControl | None = None,
-        started_by: tuple[str, str] | None = None,
-    ) -> Arrived:  # fmt: skip
-        """Start a run by the workflow's rules. Nothing is durable before the entry that is given is.
-
-        Args:
-            started_by: run id and step id of the run that starts it.
+    def start(self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None) -> Started:
+        """Take a start, as the row that its run would have. Nothing is durable before the entry that is given is.
 
         Raises:
-            PayloadError: the data does not fit the rules.
+            PayloadError: the data does not fit the rules. Not for an event: it is found out by the run.
         """
         rules = workflow.rules or Rules()
-        now = self._kernel.now()
-        ticket = make_ticket(workflow.id, rules, flow_control, data)
-        once = self._once_name(workflow, data)
+        now, is_event = self._kernel.now(), row.event is not None
+        ticket = make_ticket(workflow.id, rules, None, row.input, is_lenient=is_event)
+        once = self._once_name(workflow, row.input)
         if once is not None and (known := self._once.find(once, now)) is not None:
             return self._there(known)
         rival = self._kernel.gate.rival(ticket)
@@ -73,69 +58,53 @@ class Arriving(Feature):
             if once is not None:
                 self._kernel.journal.append(self._remember(once, rival.row.run_id, rules, now))
             return self._there(rival.row.run_id)
-        if rules.batch is not None:
-            return self._batch(workflow, rules, data, headers, context)
-        return self._create(workflow, rules, ticket, once, data, headers, run_id, context, started_by)
+        with self._kernel.journal.one_act():
+            started = self._create(row, workflow, rules, ticket, once, context)
+        self._kernel.queue_of_runs.poke()
+        return started
 
     def _create(
-        self, workflow: Workflow[object, object], rules: Rules, ticket: Ticket, once: str | None, data: bytes,
-        headers: bytes | None, run_id: str | None, context: contextvars.Context | None,
-        started_by: tuple[str, str] | None,
-    ) -> Arrived:  # fmt: skip
-        kernel, now = self._kernel, self._kernel.now()
-        debounced = None if rules.debounce is None else self.merging.find(
-            own_name(workflow.id, rules.debounce.key, Input(data)))  # fmt: skip
-        row = self._row(workflow, data, headers, run_id) if debounced is None else debounced.run.snapshot()
-        row.input, row.headers = data, headers
-        if started_by is not None:
-            row.parent_run_id, row.parent_step_id = started_by
-            row.flags |= RunFlag.STARTED
-        also: list[Entry] = [] if once is None else [self._remember(once, row.run_id, rules, now)]
+        self, row: RunRow, workflow: Workflow[Any, Any], rules: Rules, ticket: Ticket, once: str | None,
+        context: contextvars.Context | None,
+    ) -> Started:  # fmt: skip
+        if rules.batch is not None:
+            return self._batch(row, workflow, rules.batch, context)
         if rules.debounce is not None:
-            run = self.merging.debounce(row, workflow, rules.debounce, context, also)
+            run = self.merging.debounce(row, workflow, rules.debounce, context)
         else:
-            run = create_with_ticket(kernel, self._finishing, row, workflow, ticket, context=context, also=also)
-        kernel.queue_of_runs.poke()
-        return Arrived(run.row.run_id, run.seen_seq, debounced is None)
+            run = create_with_ticket(self._kernel, self._finishing, row, workflow, ticket, context=context)
+        if once is not None:
+            self._kernel.append(run, self._remember(once, run.row.run_id, rules, self._kernel.now()))
+        return Started(run.row.run_id, run.seen_seq, run.row.n == row.n)
 
     def _batch(
-        self, workflow: Workflow[object, object], rules: Rules, data: bytes, headers: bytes | None,
-        context: contextvars.Context | None,
-    ) -> Arrived:  # fmt: skip
-        assert rules.batch is not None
-        elements = elements_of(data)
+        self, row: RunRow, workflow: Workflow[Any, Any], rule: Batch, context: contextvars.Context | None
+    ) -> Started:
+        """An event is one element; whoever starts it by hand brings a list of them, as its type says."""
+        elements = elements_of(row.input or b"") if row.event is None else [row.input or NIL]
         if not elements:
-            raise PayloadError(
-                f"workflow {workflow.id!r} takes batches: a start brings a list with at least one element"
-            )
-        make_row = partial(self._row, workflow, data, headers, None)
-        last_n = self._kernel.tree.last_n
-        run = None
+            raise PayloadError(f"workflow {workflow.id!r} takes batches: a start brings a list of at least one element")
+        run, new = None, set[int]()
         for element in elements:
-            run = self.merging.batch(make_row, workflow, rules.batch, context, element)
+            run = self.merging.batch(row, workflow, rule, context, element)
+            if run.row.n == row.n:
+                new.add(row.n)
+                row = self._another(row)
         assert run is not None
-        self._kernel.queue_of_runs.poke()
-        return Arrived(run.row.run_id, run.seen_seq, run.row.n > last_n)
+        return Started(run.row.run_id, run.seen_seq, run.row.n in new)
 
-    def _row(
-        self, workflow: Workflow[object, object], data: bytes, headers: bytes | None, run_id: str | None
-    ) -> RunRow:
-        kernel = self._kernel
-        now, n = kernel.now(), kernel.tree.next_n()
-        if run_id is None:
-            run_id = kernel.ports.ids.new_run_id(now)
-        return RunRow(
-            n=n, run_id=run_id, workflow_id=workflow.id, root_n=n, root_run_id=run_id, created_at=now, input=data,
-            headers=headers, status=RunStatus.QUEUED,
-        )  # fmt: skip
+    def _another(self, row: RunRow) -> RunRow:
+        """The row of one more run, should one be needed."""
+        n, run_id = self._kernel.tree.next_n(), self._kernel.ports.ids.new_run_id(self._kernel.now())
+        return msgspec.structs.replace(row, n=n, root_n=n, run_id=run_id, root_run_id=run_id)
 
-    def _there(self, run_id: str) -> Arrived:
+    def _there(self, run_id: str) -> Started:
         """Whatever is known of it is in the journal already."""
-        return Arrived(run_id, self._kernel.journal.last_seq, is_new=False)
+        return Started(run_id, self._kernel.journal.last_seq, is_new=False)
 
     # Idempotency
 
-    def _once_name(self, workflow: Workflow[object, object], data: bytes) -> str | None:
+    def _once_name(self, workflow: Workflow[Any, Any], data: bytes | None) -> str | None:
         rule = None if workflow.rules is None else workflow.rules.idempotency
         return None if rule is None else own_name(workflow.id, rule.key, Input(data))
 
@@ -164,7 +133,7 @@ class Arriving(Feature):
         self.merging.open(items[MERGE_SPACE], items[ELEMENT_SPACE])
         gate.go_on()
 
-    def workflow_known(self, workflow: Workflow[object, object]) -> None:
+    def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
         self.merging.workflow_known(workflow)
 
 

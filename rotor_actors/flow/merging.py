@@ -7,7 +7,7 @@ complete, and its arrival is then.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +27,7 @@ from rotor_actors.records import (
     RunAmended,
     RunCreated,
     RunRow,
+    RunStatus,
     Together,
 )
 from rotor_actors.run import Run
@@ -60,9 +61,8 @@ class Merging:
     # Debounce
 
     def debounce(
-        self, row: RunRow, workflow: Workflow[Any, Any], rule: Debounce, context: contextvars.Context | None,
-        also: Sequence[Entry],
-    ) -> Run:  # fmt: skip
+        self, row: RunRow, workflow: Workflow[Any, Any], rule: Debounce, context: contextvars.Context | None
+    ) -> Run:
         """Take a start, as the row its run would have: it is another's last, or the first of one."""
         kernel, now = self._kernel, self._kernel.now()
         name = own_name(workflow.id, rule.key, Input(row.input))
@@ -72,11 +72,11 @@ class Merging:
         if rule.max_wait is not None:
             due = min(due, first_at + seconds(rule.max_wait, name="max_wait"))
         if merged is None:
-            return self._form(row, workflow, context, Forming(name, first_at), due, "debounce", also).run
+            return self._form(row, workflow, context, Forming(name, first_at), due, "debounce").run
         run = merged.run
-        run.row.input, run.row.headers = row.input, row.headers
+        run.row.input, run.row.headers, run.row.event = row.input, row.headers, row.event
         run.context = None if context is None else context.copy()
-        kernel.append(run, Together([RunAmended(run.snapshot()), merged.item(due), *also]))
+        kernel.append(run, Together([RunAmended(run.snapshot()), merged.item(due)]))
         kernel.timers.add(merged, due)
         merged.due = due
         return run
@@ -84,10 +84,14 @@ class Merging:
     # Batch
 
     def batch(
-        self, make_row: Callable[[], RunRow], workflow: Workflow[Any, Any], rule: Batch,
-        context: contextvars.Context | None, element: bytes,
-    ) -> Run:  # fmt: skip
-        """Take one element; a batch that is full with it is complete."""
+        self,
+        row: RunRow,
+        workflow: Workflow[Any, Any],
+        rule: Batch,
+        context: contextvars.Context | None,
+        element: bytes,
+    ) -> Run:
+        """Take one element; `row` is that of its batch, should it be the first. A batch that is full is complete."""
         kernel, now = self._kernel, self._kernel.now()
         name = own_name(workflow.id, rule.key, Input(element))
         merged = self.find(name)
@@ -95,7 +99,6 @@ class Merging:
             self.complete(merged)
             merged = None
         if merged is None:
-            row = make_row()
             row.input = as_list([element])
             due = now + seconds(rule.timeout, name="timeout")
             first = ItemPut(_element(row.n, 0, element))
@@ -111,9 +114,10 @@ class Merging:
 
     def _form(
         self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None, forming: Forming,
-        due: float, kind: str, also: Sequence[Entry],
+        due: float, kind: str, also: Sequence[Entry] = (),
     ) -> Merged:  # fmt: skip
         kernel = self._kernel
+        row.status, row.attempt_at = RunStatus.QUEUED, None
         merged = Merged(self, forming, row.n, due)
         kernel.journal.append(Together([RunCreated(row), merged.item(due), *also]))
         merged.run = kernel.create(row, workflow, None, context, Ticket(is_complete=False))
@@ -122,7 +126,7 @@ class Merging:
 
     def _hold(self, merged: Merged, kind: str) -> None:
         self._by_name[merged.forming.name] = merged
-        self._kernel.gate.hold(merged.run, kind, merged.forget)
+        self._kernel.gate.hold(merged.run, f"{kind}: more may come", merged.forget)
         self._kernel.timers.add(merged, merged.due)
 
     def complete(self, merged: Merged) -> None:
@@ -136,7 +140,7 @@ class Merging:
             run.row.input = as_list(merged.elements)
             entries = [RunAmended(run.snapshot()), ItemsDropped([run.row.n])]
         ticket = Ticket() if workflow.rules is None else make_ticket(workflow.id, workflow.rules, None, run.row.input)
-        ticket = msgspec.structs.replace(ticket, arrival=kernel.tree.last_n)
+        ticket = msgspec.structs.replace(ticket, arrival=kernel.tree.next_n())
         kernel.append(run, Together([*entries, ticket_item(run.row.n, ticket)]))
         kernel.gate.release(run, ticket)
         kernel.queue_of_runs.poke()
@@ -159,7 +163,7 @@ class Merging:
                 )
                 merged.run = by_n.setdefault(run.row.n, merged).run = run
                 kernel.admission.leave(run)  # nothing in it waits for a place yet
-                self._hold(merged, "batch or debounce")
+                self._hold(merged, "debounce or batch")
         for item in elements:  # in their order
             if item.n in by_n:
                 by_n[item.n].add(item.body or b"")

@@ -60,7 +60,7 @@ def flow_name(workflow_id: str, key: str, data: Input) -> str:
     return own_name(workflow_id, key, data) if is_path(key) else key
 
 
-def priority_of(where: str, priority: int | str, data: Input) -> int:
+def priority_of(where: str, priority: int | str, data: Input, *, is_lenient: bool = False) -> int:
     """A number as it is; what is found at a path, nothing being 0, brought into range.
 
     Raises:
@@ -69,7 +69,7 @@ def priority_of(where: str, priority: int | str, data: Input) -> int:
     if isinstance(priority, int):
         return priority
     value = data.at(path_of(priority))
-    if value is None:
+    if value is None or (is_lenient and type(value) is not int):
         return 0
     if type(value) is not int:
         raise PayloadError(f"{where}: its priority is the int at {priority!r} of the input; found {value!r}")

@@ -44,8 +44,13 @@ class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.msgpack.decode(blob, type=cls)
 
 
-def make_ticket(workflow_id: str, rules: Rules, given: FlowControl | None, blob: bytes | None) -> Ticket:
+def make_ticket(
+    workflow_id: str, rules: Rules, given: FlowControl | None, blob: bytes | None, *, is_lenient: bool = False
+) -> Ticket:
     """The ticket of a run of that input. `given` with the invoke takes the place of the workflow's own.
+
+    Args:
+        is_lenient: a priority that is no number is 0.
 
     Raises:
         PayloadError: the priority's path leads to something that is no number.
@@ -58,7 +63,7 @@ def make_ticket(workflow_id: str, rules: Rules, given: FlowControl | None, blob:
     return Ticket(
         name=None if flow_control is None else flow_name(workflow_id, flow_control.key, data),
         limits=limits_of(flow_control),
-        priority=priority_of(f"a run of workflow {workflow_id!r}", rules.priority, data),
+        priority=priority_of(f"a run of workflow {workflow_id!r}", rules.priority, data, is_lenient=is_lenient),
         singleton=None if singleton is None else own_name(workflow_id, singleton.key, data),
         replaces=singleton is not None and singleton.mode == "cancel",
         is_own=given is None,

@@ -63,7 +63,7 @@ class RowBatch:
             self.amended[run.n] = run
         else:
             self.created[run.n] = created = created.copy()
-            created.input, created.headers = run.input, run.headers
+            created.input, created.headers, created.event = run.input, run.headers, run.event
 
     def _change(self, run: RunRow) -> None:
         rows = self.created if run.n in self.created else self.changed

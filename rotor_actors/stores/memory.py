@@ -71,7 +71,7 @@ class MemoryStore:
                     self._create(entry.run)
                 case RunAmended():
                     run = self._runs[entry.run.n]
-                    run.input, run.headers = entry.run.input, entry.run.headers
+                    run.input, run.headers, run.event = entry.run.input, entry.run.headers, entry.run.event
                 case RunChanged():
                     self._runs[entry.run.n] = entry.run.copy()
                 case StepRecorded():

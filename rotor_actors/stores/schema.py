@@ -81,7 +81,7 @@ CHILD_FIELDS = tuple("parent_key" if field == "key" else field for field in Chil
 
 # As stored: with the checksums.
 RUN_COLUMNS = (*RUN_FIELDS, "input_crc", "result_crc")
-AMEND_COLUMNS = ("n", "input", "headers", "input_crc")
+AMEND_COLUMNS = ("n", "input", "headers", "event", "input_crc")
 CHANGE_COLUMNS = ("n", *MUTABLE_FIELDS, "result_crc")
 STEP_COLUMNS = (*STEP_FIELDS, "crc")
 CHILD_COLUMNS = (*CHILD_FIELDS, "result_crc")

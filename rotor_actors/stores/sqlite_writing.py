@@ -108,7 +108,7 @@ def _created_values(row: RunRow) -> tuple[Any, ...]:
 
 
 def _amended_values(row: RunRow) -> tuple[Any, ...]:
-    return (row.n, row.input, row.headers, crc(row.input, row.headers, row.retries))
+    return (row.n, row.input, row.headers, row.event, crc(row.input, row.headers, row.retries, row.event))
 
 
 def _changed_values(row: RunRow) -> tuple[Any, ...]:

@@ -212,16 +212,16 @@ class StoreConformance:
         assert store.live_runs() == []
 
     @pytest.mark.parametrize("is_one_commit", [True, False])
-    def test_an_amended_run_has_the_new_input_and_headers_and_nothing_else(
+    def test_an_amended_run_has_the_new_input_headers_and_event_and_nothing_else(
         self, store: Store, *, is_one_commit: bool
     ) -> None:
         run = a_run(1, input=b"first", headers=b"h", retries=b"r", status=RunStatus.QUEUED)
-        later = changed(run, input=b"second", headers=None, status=RunStatus.RUNNING)
+        later = changed(run, input=b"second", headers=None, event=b"e", status=RunStatus.RUNNING)
         ended = changed(later, input=b"third", status=RunStatus.COMPLETED, ended_at=2.0, end_seq=3, result=b"res")
         entries: list[Entry] = [RunCreated(run, 1), RunAmended(later, 2)]
         for part in [entries] if is_one_commit else [[entry] for entry in entries]:
             store.commit(part)
-        assert store.find("run-1") == changed(run, input=b"second", headers=None)
+        assert store.find("run-1") == changed(run, input=b"second", headers=None, event=b"e")
         store.commit([RunAmended(changed(later, input=b"third"), 3), RunChanged(ended, 4)])
         found = store.find("run-1")
         assert found is not None
