@@ -27,7 +27,7 @@ _MOST_REPORTED = 5
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; gives its exit status."""
     given = _parser().parse_args(arguments)
-    job = Job(*_size(given.runs), _settings(given), given.cancels)
+    job = Job(*_size(given.runs), _settings(given), given.cancels, given.work)
     if given.replay is not None:
         return _replay(job, Schedule.parse(given.replay))
     total = _run(job, given)
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="the first seed (default 0); each universe has the next one")
     add("--faults", type=float, default=1.0, help="how much goes wrong; 0: nothing, 1: as usual, 5: a lot")
     add("--cancels", type=float, default=0.15, help="how probable it is that a started run is cancelled (0.15)")
+    add("--work", choices=("both", "fan-out", "trial"), default="both", help="what kind of work (both in turn)")
     add("--store", choices=("sqlite", "memory"), default="sqlite")
     add("--policy", default="sound", help="sound, chaos or pct(3)")
     add("--json", default=None, metavar="FILE", help="write the numbers to a file, too")
@@ -114,7 +115,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _record(given: argparse.Namespace, total: Tally) -> dict[str, object]:
     return {
-        "universes": total.universes, "size": given.runs, "jobs": given.jobs, "store": given.store,
+        "universes": total.universes, "size": given.runs, "jobs": given.jobs, "store": given.store, "work": given.work,
         "first_seed": given.seed, "violations": len(total.failures), "runs": total.runs, "commits": total.commits,
         "crashes": total.crashes, "seconds": round(total.seconds, 1),
         "universes_per_second": round(total.universes / max(total.seconds, 1e-9), 2),
@@ -131,7 +132,7 @@ def _failure(job: Job, given: argparse.Namespace, seed: int, text: str) -> str:
         return f"\nseed {seed} failed, and not when run again in this process:\n{text}"
     smallest, runs = shrink(first, lambda choices: play(job, seed, replay=choices)[0])
     schedule = Schedule(seed, None, smallest.choices)
-    options = f"--runs {given.runs} --faults {given.faults} --store {given.store} --policy '{given.policy}'"
+    options = f"--runs {given.runs} --faults {given.faults} --store {given.store} --policy '{given.policy}' --work {given.work}"
     return "\n".join(
         [
             f"\nseed {seed} failed; {count(first.choices)} choices, shrunk to {count(smallest.choices)} in {runs} runs:",

@@ -50,6 +50,8 @@ async def _execute(runtime: Runtime, *args: Any, **kwargs: Any) -> Any:
 
 async def _call(universe: Universe, runtime: UniverseRuntime, verb: str, *args: Any, **kwargs: Any) -> Any:
     record = CallRecord()
+    if verb == "cancel" and args:
+        universe.record(t.Asked(universe.now(), universe.lives, verb, args[0]))
     for _ in range(_MOST_TRIES):
         process = await universe.ready()
         task = _begin(universe, process, record, verb, args, kwargs)

@@ -16,7 +16,6 @@ from rotor_actors.simulation.model import Model
 from rotor_actors.simulation.oracle import Oracle
 from rotor_actors.simulation.plan import Size, draw_plan
 from rotor_actors.simulation.trial import (
-    Asked,
     BodyBegun,
     CleanedUp,
     Executed,
@@ -57,7 +56,7 @@ class Judge(Oracle):
 
     def __call__(self, event: Any) -> None:
         match event:
-            case Asked():
+            case t.Asked():
                 if event.verb == "cancel":
                     self.cancels.add(event.run_id)
                 else:

@@ -78,6 +78,9 @@ class Oracle:
 
     def __call__(self, event: t.Event) -> None:
         match event:
+            case t.Asked():
+                if event.verb == "cancel":
+                    self.cancels.add(event.run_id)
             case t.Appended():
                 self._appended(event.entry, event.incarnation)
             case t.CommitBegun():

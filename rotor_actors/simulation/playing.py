@@ -27,8 +27,6 @@ class Work:
         self._roots = roots
         self._width = width
         self._cancels = cancels
-        self.runs = 0
-        """How many runs there were, children among them, once it is over."""
 
     async def __call__(self, sim: Simulation) -> None:
         world = World()
@@ -39,7 +37,6 @@ class Work:
                 clients.create_task(self._client(sim, world, plan))
         sim.universe.heal()
         await _converge(sim)
-        self.runs = sum((await sim.runtime.count()).values())
 
     async def _client(self, sim: Simulation, world: World, plan: Plan) -> None:
         await asyncio.sleep((0.0, 0.0, 0.001, 0.5, 4.0)[sim.choose(5)])

@@ -7,13 +7,16 @@ import multiprocessing
 import queue
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from multiprocessing.context import SpawnContext
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from rotor_actors.simulation.faults import Faults
+from rotor_actors.simulation.judge import Judge, judged
+from rotor_actors.simulation.oracle import Oracle
+from rotor_actors.simulation.plan import Size
 from rotor_actors.simulation.playing import Work
 from rotor_actors.simulation.reporting import timeline
 from rotor_actors.simulation.running import Outcome, run_universe
@@ -32,6 +35,11 @@ class Job(msgspec.Struct, frozen=True):
     width: int
     settings: Settings
     cancels: float = 0.15
+    work: str = "both"
+    """`fan-out` (exactly so many runs), `trial` (up to so many, of everything that runs do), or one after the other."""
+
+    def is_trial(self, seed: int) -> bool:
+        return self.work == "trial" or (self.work == "both" and seed % 2 == 1)
 
 
 class Tally(msgspec.Struct):
@@ -60,22 +68,17 @@ def play(
     job: Job, seed: int, *, point: Any = None, replay: dict[str, list[int]] | None = None
 ) -> tuple[Outcome, Tally]:
     """One universe of random work."""
-    work = Work(job.roots, job.width, job.cancels)
-    checked: Counter[str] = Counter()
-    runs: Counter[str] = Counter()
-
-    async def main(universe: Universe) -> None:
-        oracle = attach_oracle(universe)
-        try:
-            await work(Simulation(universe))
-        finally:
-            runs["runs"] = work.runs
-            checked.update(oracle)
-
+    oracles: list[Oracle] = []
+    if job.is_trial(seed):
+        main = judged(Size(roots=job.roots, children=job.width), cast("list[Judge]", oracles))
+    else:
+        main = _fan_out(job, oracles)
     began = _real_time()
     outcome = run_universe(main, seed=seed, settings=job.settings, point=point, replay=replay)
+    checked = sum((oracle.checked for oracle in oracles), Counter[str]())
+    runs = sum(len(oracle.ledger.accounts) for oracle in oracles)
     tally = Tally(
-        1, runs["runs"], outcome.commits, outcome.crashes, outcome.steps, _real_time() - began, outcome.seconds,
+        1, runs, outcome.commits, outcome.crashes, outcome.steps, _real_time() - began, outcome.seconds,
         dict(outcome.fired), dict(checked),
     )  # fmt: skip
     if outcome.failure is not None:
@@ -83,9 +86,14 @@ def play(
     return outcome, tally
 
 
-def attach_oracle(universe: Universe) -> Counter[str]:
-    """Have every event judged; gives the counts of what was checked, which go on growing."""
-    return Counter()
+def _fan_out(job: Job, oracles: list[Oracle]) -> Callable[[Universe], Awaitable[None]]:
+    async def main(universe: Universe) -> None:
+        oracle = Oracle()
+        oracles.append(oracle)
+        oracle.attach(universe)
+        await Work(job.roots, job.width, job.cancels)(Simulation(universe))
+
+    return main
 
 
 def describe(outcome: Outcome) -> str:

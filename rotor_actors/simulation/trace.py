@@ -68,6 +68,13 @@ class EffectBegun(Event):
     """The newest entry in its causal past: durable by now."""
 
 
+class Asked(Event):
+    """A caller is about to ask for something."""
+
+    verb: str
+    run_id: str
+
+
 class Acknowledged(Event):
     """A call from outside was answered."""
 

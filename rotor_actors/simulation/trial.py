@@ -23,7 +23,7 @@ from rotor_actors.runtime import Runtime
 from rotor_actors.simulation.ledger import digest
 from rotor_actors.simulation.plan import Act, AtOnce, Child, Op, Race, RootPlan, RunPlan, Sleep
 from rotor_actors.simulation.ports import EPOCH
-from rotor_actors.simulation.trace import Event
+from rotor_actors.simulation.trace import Asked, Event
 from rotor_actors.workflow import Workflow
 
 RETRIES = RetryPolicy(2, initial=0.05, factor=1.0, maximum=0.05, jitter=False)
@@ -35,13 +35,6 @@ class ActFailed(Exception):
 
 class BadAttempt(Exception):
     """What ends an attempt that shall fail."""
-
-
-class Asked(Event):
-    """A caller is about to ask for something."""
-
-    verb: str
-    run_id: str
 
 
 class Executing(Event):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+from asyncio import events
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -360,12 +361,16 @@ class Universe:
 
     def close(self) -> None:
         """Give everything back."""
-        process = self._process
-        if process is not None:
-            process.is_dead = True
-            process.context().run(self._close_all, process)
-        for task in self.loop.pending_tasks():
-            close_tasks([task])
+        running = events._get_running_loop()
+        events._set_running_loop(self.loop)
+        try:
+            process = self._process
+            if process is not None:
+                process.is_dead = True
+                process.context().run(self._close_all, process)
+            close_tasks(self.loop.pending_tasks())
+        finally:
+            events._set_running_loop(running)
         self.disk.close()
         self.loop.close()
 
