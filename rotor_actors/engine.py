@@ -304,7 +304,8 @@ class Engine(Kernel):
 
     def withdraw(self, run: Run, key: bytes) -> None:
         child = run.child(key)
-        if child is not None and not child.is_doomed:
+        # One that was timed out on in the same moment, which the body has yet to be told, is no longer its to withdraw.
+        if child is not None and not child.is_doomed and not child.row.flags & RunFlag.RELEASED:
             run.drop_child(key, child)
             Cancellation(
                 self, self.finishing, [child], "the scope that awaited it was cancelled", withdrawn=child

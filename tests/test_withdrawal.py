@@ -353,3 +353,28 @@ async def test_a_chosen_run_id_can_be_spawned_anew_after_a_withdrawal() -> None:
 
     async with World() as world:
         assert await world.execute(parent) == "slept 1 h"
+
+
+async def test_a_child_that_is_timed_out_on_is_not_withdrawn_by_a_scope_that_ends_in_the_same_moment() -> None:
+    """Both were due while the process was down. The journal says that the child runs on: it does. Found by the
+    simulator."""
+
+    @workflow(id="both")
+    async def both(ctx: Context) -> str:
+        try:
+            async with asyncio.timeout(3600):
+                await ctx.step.invoke("ask", workflow=child, data=12.0, timeout="2h")
+        except TimeoutError:
+            await ctx.step.sleep("pause", "1s")
+        return "done"
+
+    async with World(both, child) as world:
+        handle = await world.runtime.start(both)
+        await world.settle()
+        await world.crash()
+        await world.clock.advance("3h")
+        await world.open()
+        assert await world.result(world.runtime.run(handle.run_id)) == "done"
+        (child_id,) = await child_ids(world, handle.run_id)
+        assert (await world.runtime.info(child_id)).status is RUNNING
+        assert await world.result(world.runtime.run(child_id)) == "slept 12 h"

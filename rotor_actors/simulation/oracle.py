@@ -84,6 +84,10 @@ class Oracle:
             case t.Appended():
                 self._appended(event.entry, event.incarnation)
             case t.CommitBegun():
+                self.require(
+                    not self._has_failed, "37 nothing is committed after a failed commit",
+                    f"a commit of {len(event.entries)} entries begins, and one before it had failed",
+                )  # fmt: skip
                 self._in_flight = [entry.seq for entry in event.entries if entry.seq]
             case t.Committed():
                 self._committed(event)
@@ -260,7 +264,7 @@ class Oracle:
             self.require(
                 not left, "18 no orphan", f"run {account.row.run_id} is cancelled without {', '.join(left)} below it"
             )
-            if account.row.parent_n not in together:
+            if not any(each.row.n in together for each in ledger.above(account) if each is not account):
                 self._check_reason(account, fact, ended_now)
 
     def _check_reason(self, top: Account, fact: RunsCancelled, ended_now: set[int]) -> None:
@@ -289,11 +293,6 @@ class Oracle:
         where = f"step {event.step_id!r} of run {event.run_id}"
         self.require(
             event.incarnation == self._life, "47 a dead process writes nothing", f"{where} begins in a dead life"
-        )
-        self.require(
-            not self._has_failed,
-            "37 nothing happens after a failed commit",
-            f"{where} begins after a commit had failed",
         )
         if account is None:
             raise InvariantError("2 no effect before its past is durable", f"{where} begins, and its run is unknown")

@@ -13,6 +13,7 @@ from rotor_actors.define import workflow
 from rotor_actors.errors import (
     RunNotFoundError,
     StepRefusedError,
+    StoreCorruptedError,
     StoreFullError,
     WorkflowCancelledError,
     WorkflowFailedError,
@@ -145,10 +146,10 @@ class Trial:
     async def _start_and_await(self, runtime: Runtime, root: RootPlan) -> None:
         name, plan = root.run.name, root.run
         self.place.record(Asked(self.place.now(), 0, "start", name))
-        handle = await _when_there_is_room(lambda: runtime.start(self.workflows[plan.workflow], name, run_id=name))
         try:
+            handle = await _when_there_is_room(lambda: runtime.start(self.workflows[plan.workflow], name, run_id=name))
             await handle.result()
-        except (WorkflowFailedError, WorkflowCancelledError):
+        except (WorkflowFailedError, WorkflowCancelledError, StoreCorruptedError):
             pass  # the oracle has been told
 
     async def _cancel(self, runtime: Runtime, root: RootPlan, after: float) -> None:
@@ -159,7 +160,7 @@ class Trial:
         self.place.record(Asked(self.place.now(), 0, "cancel", run_id))
         try:
             await runtime.cancel(run_id, "the caller wants it")
-        except RunNotFoundError:
+        except (RunNotFoundError, StoreCorruptedError):
             pass  # what is not there yet cannot be cancelled: said by name
 
 
