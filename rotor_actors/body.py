@@ -27,6 +27,9 @@ class Body(Mapper, Protocol):
     @property
     def run_id(self) -> str: ...
 
+    @property
+    def own_workflow(self) -> Workflow[Any, Any]: ...
+
     def ask(self, step_id: str, kind: Kind, target: str, spec: object) -> StepEnded | Pending:
         """Ask for a step: its outcome where it is known, else one to come, with the future to wait for it."""
         ...

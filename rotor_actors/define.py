@@ -42,6 +42,7 @@ def workflow(
     singleton: Singleton | None = None,
     idempotency: Idempotency | None = None,
     batch: Batch | None = None,
+    undos: Sequence[Callable[..., Any]] = (),
 ) -> Decorator:
     """Make a workflow of an async function.
 
@@ -62,6 +63,8 @@ def workflow(
         singleton: at most one run that has not ended.
         idempotency: the same key within a period gives the same run.
         batch: starts are gathered; the data is the list of theirs.
+        undos: functions for `step.run(…, undo=…)` that do not stand at the top of a module. Another process finds
+            them here, by their name.
 
     Raises:
         WorkflowDefinitionError: what cannot work is refused here, by name.
@@ -79,7 +82,7 @@ def workflow(
             id=id, fn=fn, on=on, retries=retries, timeout=timeout, on_failure=on_failure, on_cancel=on_cancel,
             cancel_on=cancel_on,
             flow_control=flow_control, priority=priority, debounce=debounce, singleton=singleton,
-            idempotency=idempotency, batch=batch,
+            idempotency=idempotency, batch=batch, undos=undos,
         )  # fmt: skip
 
     return decorate

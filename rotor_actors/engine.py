@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from rotor_actors.cancellation import Cancellation
+from rotor_actors.compensations import Compensations
 from rotor_actors.context import Context
 from rotor_actors.detached import Detached
 from rotor_actors.ending import Ending
@@ -88,6 +89,8 @@ class Engine(Kernel):
         self.arriving = Arriving(self, self.finishing)
         self.features.add(self.arriving)
         self.invoking = Invoking(self, self.finishing)
+        self.compensations = Compensations(self, self.finishing)
+        self.features.add(self.compensations)
         self.features.add(Detached(self))
         self.features.add(Joins(self))
         self.features.add(CancelSteps(self, self.finishing))
@@ -241,6 +244,8 @@ class Engine(Kernel):
             return
         row = StepRow(run.row.n, self.now(), Kind.RUN, pending.key, pending.step_id, pending.target, outcome.status,
                       outcome.payload, step.began_at, step.attempts)  # fmt: skip
+        if pending.spec.undo is not None and outcome.status is OutcomeStatus.COMPLETED:
+            self.compensations.note(run, pending)
         self.record_outcome(run, row, outcome)
 
     def _came_too_late(self, step: StepTask) -> bool:

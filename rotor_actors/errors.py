@@ -14,6 +14,7 @@ import msgspec
 
 __all__ = [
     "AwaitedRun",
+    "CompensationError",
     "DurationError",
     "EffectOutsideStepError",
     "ErrorInfo",
@@ -210,6 +211,10 @@ class RetryAfterError(RotorError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class CompensationError(NonRetriableError):
+    """Some steps of a run could not be undone; the others were. It is what the run that undoes them has failed of."""
 
 
 class NonDeterminismError(RotorError):

@@ -38,6 +38,8 @@ class Kind(StrEnum):
     """Waiting for the end of a run that is not a child, or not any more."""
     CANCEL = "cancel"
     """Cancelling another run."""
+    UNDO = "undo"
+    """How the step of this key is undone, once it has completed: `target` names the function."""
     MAP = "map"
     """A map was begun: its children are invokes whose keys begin with this one. It has no outcome of its own."""
     WAIT_FOR_EVENT = "wait-for-event"
@@ -53,7 +55,7 @@ class Kind(StrEnum):
     @property
     def is_outcome(self) -> bool:
         """It tells how a step ended; the others tell of events in the run's life."""
-        return self not in (Kind.TIMER, Kind.STEP_RETRY, Kind.ATTEMPT, Kind.MAP)
+        return self not in (Kind.TIMER, Kind.STEP_RETRY, Kind.ATTEMPT, Kind.MAP, Kind.UNDO)
 
     @property
     def outlives_process(self) -> bool:
@@ -83,9 +85,11 @@ class RunFlag(IntFlag):
     DIVERGED = 8
     """A replay asked for other steps than the record holds: the workflow's code has changed under it."""
     HANDLER = 16
-    """An `on_failure` or `on_cancel` handler of another run."""
+    """An `on_failure` or `on_cancel` handler of another run, or what undoes its steps."""
     STARTED = 64
     """Started by `step.start` of another run, which `parent_run_id` names: linked to it, and nothing else."""
+    UNDOABLE = 128
+    """Some step of it says how it is undone: if it fails or is cancelled, a run of its own does that."""
     DAMAGED = 32
     """The store found that a payload does not match its checksum, and left the payloads out."""
 

@@ -629,6 +629,11 @@ class RunActor:
     def run_id(self) -> str:
         return self._run.row.run_id
 
+    @property
+    def own_workflow(self) -> Workflow[Any, Any]:
+        assert self._run.workflow is not None
+        return self._run.workflow
+
     def note_failure(self, error: BaseException, key: bytes) -> None:
         if self._failures is None:
             self._failures = []

@@ -33,7 +33,8 @@ from rotor_actors.remote_errors import RecordedError, rebuild
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.step_events import EventSteps
 from rotor_actors.step_specs import CancelSpec, EndNote, InvokeSpec, JoinSpec, RunSpec, SleepSpec, StartSpec
-from rotor_actors.workflow import Workflow
+from rotor_actors.undo import UndoNote, UndoSpec, parameter_codecs, takes, undo_name
+from rotor_actors.workflow import DEFAULT_RETRIES, Workflow
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -114,6 +115,8 @@ class Step(EventSteps):
         *args: *Ts,
         timeout: Duration = ...,
         retries: int | RetryPolicy | None = ...,
+        undo: Callable[[*Ts, T], object] | None = ...,
+        undo_retries: int | RetryPolicy = ...,
     ) -> T: ...
 
     @overload
@@ -124,6 +127,8 @@ class Step(EventSteps):
         *args: *Ts,
         timeout: Duration = ...,
         retries: int | RetryPolicy | None = ...,
+        undo: Callable[[*Ts, T], object] | None = ...,
+        undo_retries: int | RetryPolicy = ...,
     ) -> T: ...
 
     async def run(  # type: ignore[misc]  # mypy cannot see that Any takes what a TypeVarTuple does
@@ -133,6 +138,8 @@ class Step(EventSteps):
         *args: Any,
         timeout: Duration = STEP_TIMEOUT,
         retries: int | RetryPolicy | None = None,
+        undo: Callable[..., object] | None = None,
+        undo_retries: int | RetryPolicy = DEFAULT_RETRIES,
     ) -> Any:
         """Do something to the world, at least once, and record its outcome, exactly once.
 
@@ -146,6 +153,11 @@ class Step(EventSteps):
             timeout: cap on one execution of the body.
             retries: how often this step is tried again before it raises here; None: not at all, the run's own
                 retries then run it again.
+            undo: what takes the step back, called with the step's arguments and its result, if this step has
+                completed and the run then fails for good or is cancelled. The undos of a run are steps of a run of
+                their own, newest first. It must be found again by its name: a function at the top of a module, or one
+                named in `@workflow(undos=[…])`. The arguments are stored by the annotations of its parameters.
+            undo_retries: how often the undo is tried again; `timeout` caps it, too.
 
         Raises:
             Exception: what the body raised, rebuilt from the journal; `StepFailedError` where it cannot be rebuilt.
@@ -161,6 +173,7 @@ class Step(EventSteps):
             timeout=self._body.seconds(timeout, "timeout"),
             policy=None if retries is None else RetryPolicy.of(retries),
             codec=self._body.step_codec(fn),
+            undo=None if undo is None else self._undo_spec(id, undo, args, timeout, undo_retries),
         )
         asked = self._body.ask(checked_step_id(id), Kind.RUN, "", spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
@@ -171,6 +184,29 @@ class Step(EventSteps):
         error = rebuild(msgspec.msgpack.decode(ended.outcome.payload or b"", type=RecordedError))
         self._body.note_failure(error, ended.key)
         raise error
+
+    def _undo_spec(
+        self, id: str, undo: Callable[..., object], args: tuple[Any, ...], timeout: Duration,
+        retries: int | RetryPolicy,
+    ) -> UndoSpec:  # fmt: skip
+        body = self._body
+        name = undo_name(body.own_workflow, undo)
+        if name is None:
+            raise TypeError(
+                f"{body.where}: step {id!r}: undo={undo!r} could not be found again by its name after a restart; define "
+                f"it at the top of a module, or name it in @workflow(undos=[…])"
+            )
+        if not takes(undo, len(args) + 1):
+            raise TypeError(
+                f"{body.where}: step {id!r}: undo={undo!r} must take the step's {len(args)} arguments and then its result"
+            )
+        codecs = parameter_codecs(undo, len(args), body.codec_of)
+        try:
+            encoded = [codec.round_trip(arg)[0] for codec, arg in zip(codecs, args, strict=True)]
+        except PayloadError as error:
+            raise PayloadError(f"{body.where}: step {id!r}: what its undo is to be given: {error}") from error
+        note = UndoNote(encoded, RetryPolicy.of(retries).to_record(), body.seconds(timeout, "timeout"))
+        return UndoSpec(name, msgspec.msgpack.encode(note))
 
     async def invoke(
         self,

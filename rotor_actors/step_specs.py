@@ -10,6 +10,7 @@ import msgspec
 from rotor_actors.flow.ticket import Ticket
 from rotor_actors.payload import Codec
 from rotor_actors.retry import RetryPolicy
+from rotor_actors.undo import UndoSpec
 
 
 class RunSpec(msgspec.Struct, frozen=True):
@@ -20,6 +21,7 @@ class RunSpec(msgspec.Struct, frozen=True):
     timeout: float
     policy: RetryPolicy | None
     codec: Codec
+    undo: UndoSpec | None = None
 
 
 class InvokeSpec(msgspec.Struct, frozen=True, gc=False):

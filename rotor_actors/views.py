@@ -25,7 +25,7 @@ class RunInfo(msgspec.Struct, frozen=True):
         waiting_for: what it waits for, in a word or two (`"step 'fetch'"`, `"retry"`, `"admission"`), or "": see
             `Runtime.why` for the whole sentence.
         started_by: the run whose `step.start` started it, as the step `parent_step_id`; it is not its child.
-        handler: `"on_failure"` or `"on_cancel"` of a run that does what its name says for the run `handler_of`; else "".
+        handler: `"on_failure"`, `"on_cancel"` or `"undo"` of a run that does so for the run `handler_of`; else "".
         is_released: its parent timed out on it, and it ran on.
         is_diverged: its code had changed when it was recovered.
     """

@@ -114,6 +114,7 @@ class Workflow(Generic[In, Out]):
         cancel_on: the events that cancel its runs.
         on_failure, on_cancel: workflows that the runtime starts, as runs of their own, after such an end.
         rules: what flow control has to do with it; None for nothing.
+        undos: functions for `step.run(…, undo=…)` that cannot be found by module and name alone, by their name.
     """
 
     def __init__(
@@ -133,12 +134,14 @@ class Workflow(Generic[In, Out]):
         singleton: Singleton | None = None,
         idempotency: Idempotency | None = None,
         batch: Batch | None = None,
+        undos: Sequence[Callable[..., Any]] = (),
     ) -> None:
         self.id = _checked_id(id)
         self.fn = _checked_function(id, fn)
         self.on = _checked_trigger(id, on)
         self.retries = RetryPolicy.of(retries)
         self.timeout = _checked_timeout(id, timeout)
+        self.undos = _checked_undos(id, undos)
         self.takes_data = len(_positional(fn)) > 1
         if self.takes_data and isinstance(on, Cron):
             raise WorkflowDefinitionError(
@@ -245,6 +248,18 @@ def _checked_timeout(id: str, timeout: Duration | None) -> float | None:
         return seconds(timeout, name="timeout", exclusive=True)
     except (DurationError, TypeError) as error:
         raise WorkflowDefinitionError(f"workflow {id!r}: {error}") from error
+
+
+def _checked_undos(id: str, undos: Sequence[Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    named: dict[str, Callable[..., Any]] = {}
+    for fn in undos:
+        name = getattr(fn, "__name__", "")
+        if not callable(fn) or not name or name == "<lambda>":
+            raise WorkflowDefinitionError(f"workflow {id!r}: undos= takes functions that have a name; got {fn!r}")
+        if name in named:
+            raise WorkflowDefinitionError(f"workflow {id!r}: undos= has two functions named {name!r}; rename one")
+        named[name] = fn
+    return named
 
 
 def _positional(fn: Callable[..., object]) -> list[inspect.Parameter]:

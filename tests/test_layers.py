@@ -33,7 +33,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "stores.sqlite_writing", "stores.sqlite_reader", "stores.sqlite_view",
         "stores.sqlite", "stores.memory", "journal",
     ),
-    "what authors see": ("step_specs", "fan_out", "body", "step_events", "step", "context", "define"),
+    "what authors see": ("undo", "step_specs", "fan_out", "body", "step_events", "step", "context", "define"),
     "actors": ("threads", "timers", "run_queue", "run", "live_tree", "execution", "step_task", "run_actor", "admission", "claims",
         "in_flight", "leftovers", "features",
         "flow.gate",
@@ -41,7 +41,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     "engine": (
         "kernel", "roots", "finishing", "cancellation",
         "flow.creating", "flow.merging", "flow.arriving",
-        "invoking", "ending", "paging", "run_timeouts", "detached", "joins",
+        "invoking", "ending", "paging", "run_timeouts", "detached", "joins", "compensations",
         "events.waiters", "events.own", "events.waiting", "events.signals", "events.cancelling", "events.sending", "schedules",
         "engine", "loader", "recovery", "service",
     ),
