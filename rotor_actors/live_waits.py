@@ -35,7 +35,7 @@ def waits_of(engine: Engine, run: Run, suspects_before: Callable[[Run], int | No
         case Phase.LOADING | Phase.LOADED:
             return [Wait(Reason.HISTORY)]
         case Phase.STORED:
-            return _parked(run)
+            return _parked(engine, run)
         case _:
             return _active(run)
 
@@ -45,12 +45,16 @@ def _admission(engine: Engine, run: Run) -> Wait:
     return Wait(Reason.ADMISSION, since=run.row.created_at, count=ahead, limit=engine.options.max_active_runs or 0)
 
 
-def _parked(run: Run) -> list[Wait]:
+def _parked(engine: Engine, run: Run) -> list[Wait]:
     """At rest in the store: its body is not in memory, its children and the time it is due are."""
     row = run.row
     if row.attempt_at is None:
         return [Wait(Reason.RETRY, due=row.wake_at)]
     waits = [_child(child) for child in run.each_child() if child.is_owned and not child.is_doomed]
+    waits += [
+        _with_feature(known.kind, known.step_id, known.target, None, known.due)
+        for known in (engine.features.waiting(run) or {}).values()
+    ]
     deadlines = {wait.due for wait in waits}
     if row.wake_at is not None and row.wake_at not in deadlines:
         waits.append(Wait(Reason.TIMER, due=row.wake_at))
@@ -78,7 +82,14 @@ def _pending(run: Run, actor: RunActor, pending: Pending) -> Wait:
         case Kind.SLEEP:
             return Wait(Reason.SLEEP, name, since, due)
         case _:
-            return Wait(f"{pending.kind.value} {pending.target}".strip(), name, since, due)
+            return _with_feature(pending.kind, name, pending.target, since, due)
+
+
+def _with_feature(kind: Kind, name: str, target: str, since: float | None, due: float | None) -> Wait:
+    reason = {Kind.WAIT_FOR_EVENT: Reason.EVENT, Kind.WAIT_FOR_SIGNAL: Reason.SIGNAL}.get(kind)
+    if reason is None:
+        return Wait(f"{kind.value} {target}".strip(), name, since, due)
+    return Wait(reason, name, since, due, target=target)
 
 
 def _step(actor: RunActor, pending: Pending) -> Wait:

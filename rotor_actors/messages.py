@@ -74,6 +74,7 @@ class Known(msgspec.Struct, frozen=True):
     run_id: str = ""
     workflow_id: str = ""
     step_id: str = ""
+    due: float | None = None
 
 
 class Begin(msgspec.Struct, tag=True, gc=False):

@@ -33,6 +33,8 @@ class Reason(StrEnum):
     STEP_RETRY = "step-retry"
     CHILD = "child"
     SLEEP = "sleep"
+    EVENT = "event"
+    SIGNAL = "signal"
     TIMER = "timer"
     CLEANUP = "cleanup"
     OWNER = "owner"
@@ -45,7 +47,7 @@ class Wait(msgspec.Struct, frozen=True):
     Attributes:
         name: the step's id. kind: of a step that has no reason of its own, what it is.
         since, due: from when, and until when at most; epoch seconds.
-        run_id, workflow_id: of a child. count: executions so far, or how many stand before it.
+        run_id, workflow_id: of a child. target: the event or the signal. count: executions so far, or how many stand before it.
         limit: of admission.
     """
 
@@ -57,6 +59,7 @@ class Wait(msgspec.Struct, frozen=True):
     workflow_id: str = ""
     count: int = 0
     limit: int = 0
+    target: str = ""
 
 
 def brief(waits: list[Wait]) -> str:
@@ -138,6 +141,8 @@ def _described(row: RunRow, wait: Wait, now: float) -> str:
         case Reason.SLEEP:
             when = "" if wait.due is None else f" until {_moment(wait.due, now)}"
             return f"sleeps in step {wait.name!r}{when}"
+        case Reason.EVENT | Reason.SIGNAL:
+            return f"waits for {wait.reason} {wait.target!r} (step {wait.name!r}){since}{until}"
         case Reason.TIMER:
             when = "" if wait.due is None else f" at {_moment(wait.due, now)}"
             return f"waits for a timer of its body (asyncio.sleep, a timeout), due{when}"

@@ -346,6 +346,29 @@ async def test_events_sent_by_a_run_are_not_cancelled_with_it() -> None:
         assert await world.result(started.run_id) == "done"
 
 
+async def test_why_names_the_event_or_signal_in_memory_and_at_rest() -> None:
+    @workflow(id="waits", retries=0)
+    async def waits(ctx: Context) -> None:
+        await asyncio.gather(
+            ctx.step.wait_for_event("w", event="e", timeout="1h"),
+            ctx.step.wait_for_signal("s", signal="x", timeout="2h"),
+        )
+
+    async with World(waits) as world:
+        handle = await world.runtime.start(waits)
+        await world.settle()
+        live = await world.runtime.why(handle.run_id)
+        await world.reopen()
+        stored = await world.runtime.why(handle.run_id)
+        for text in (live, stored):
+            assert "waits for event 'e' (step 'w')" in text
+            assert "waits for signal 'x' (step 's')" in text
+            assert "(in 1h) at most" in text
+            assert "(in 2h) at most" in text
+            assert "timer" not in text
+        assert "since" in live
+
+
 # What holds over attempts, restarts, crashes
 
 

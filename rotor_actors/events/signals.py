@@ -72,7 +72,10 @@ class Signals(StepFeature):
 
     def waiting(self, run: Run) -> Mapping[bytes, Known]:
         of_run = self._of_run.get(run.row.n, {})
-        return {key: Known(Kind.WAIT_FOR_SIGNAL, wait.signal) for key, wait in of_run.items()}
+        return {
+            key: Known(Kind.WAIT_FOR_SIGNAL, wait.signal, step_id=wait.note.step_id, due=wait.due)
+            for key, wait in of_run.items()
+        }
 
     def begin(self, run: Run, pending: Pending) -> float | None:
         known = self._of_run.get(run.row.n, {}).get(pending.key)

@@ -68,7 +68,10 @@ class EventWaits(StepFeature):
 
     def waiting(self, run: Run) -> Mapping[bytes, Known]:
         of_run = self._of_run.get(run.row.n, {})
-        return {key: Known(Kind.WAIT_FOR_EVENT, waiting.note.event) for key, waiting in of_run.items()}
+        return {
+            key: Known(Kind.WAIT_FOR_EVENT, waiting.note.event, step_id=waiting.note.step_id, due=waiting.waiter.until)
+            for key, waiting in of_run.items()
+        }
 
     def begin(self, run: Run, pending: Pending) -> float | None:
         known = self._of_run.get(run.row.n, {}).get(pending.key)

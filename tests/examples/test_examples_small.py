@@ -8,12 +8,14 @@ from pathlib import Path
 import error_matrix
 import fan_out
 import fastapi_lifespan
+import nightly
+import orders_by_event
 import pipeline
 import pytest
 import sub_agents
 
 EXAMPLES = Path(pipeline.__file__).parent
-SMALL = ["error_matrix", "fan_out", "fastapi_lifespan", "pipeline", "sub_agents"]
+SMALL = ["error_matrix", "fan_out", "fastapi_lifespan", "nightly", "orders_by_event", "pipeline", "sub_agents"]
 
 
 def test_pipeline_hands_each_result_to_the_next_stage(tmp_path: Path) -> None:
@@ -50,6 +52,27 @@ def test_error_matrix_shows_failure_timeout_and_cancellation(tmp_path: Path) -> 
 def test_fastapi_application_starts_a_run_and_awaits_its_result(tmp_path: Path) -> None:
     seen = asyncio.run(fastapi_lifespan.main(tmp_path / "orders.db"))
     assert seen == {"receipt": {"item": "tea", "total_cents": 750}, "unknown": 404}
+
+
+def test_orders_wait_for_events_and_signals(tmp_path: Path) -> None:
+    assert asyncio.run(orders_by_event.main(tmp_path / "orders.db")) == [
+        "cancelled: event 'order.cancelled'",
+        "parcel of piano",
+        "parcel of tea",
+        "piano is on its way",
+        "tea is on its way",
+    ]
+
+
+def test_the_nightly_job_runs_once_a_night_and_makes_up_for_what_it_missed(tmp_path: Path) -> None:
+    assert asyncio.run(nightly.main(tmp_path / "nightly.db")) == [
+        "backup of Fri 29 Mar, 02:30",
+        "backup of Mon 01 Apr, 02:30",
+        "backup of Tue 02 Apr, 02:30",
+        "backup of Wed 03 Apr, 02:30",
+        "backup of Thu 04 Apr, 02:30",
+    ]
+    assert asyncio.run(nightly.main())[:2] == ["backup of Fri 29 Mar, 02:30", "backup of Sat 30 Mar, 02:30"]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import assert_type
+from typing import Any, assert_type
 
 from rotor_actors import (
+    CancelOn,
     Context,
     EndedRun,
+    Event,
     Invocation,
     InvokeOutcome,
     RetryPolicy,
@@ -175,6 +177,23 @@ async def starts(ctx: Context, contact: Contact) -> None:
         await ctx.step.invoke("late", workflow=enrich, data=contact, timeout="1s")
     except WorkflowTimeoutError as error:
         assert_type(await error.child.cancel("stop it"), bool)
+
+
+@workflow(id="waits", on="contact.created", cancel_on=[CancelOn("contact.deleted", match="data.email", within="1d")])
+async def waits(ctx: Context, contact: Contact) -> str:
+    """An event's data is plain; a signal has the type that is asked for, or is not known."""
+    event = await ctx.step.wait_for_event("event", event="e", timeout="1h", match="data.email", where="data.x > 1")
+    assert_type(event, Event | None)
+    assert_type(await ctx.step.wait_for_signal("typed", signal="s", timeout="1h", returns=Company), Company)
+    assert_type(await ctx.step.wait_for_signal("untyped", signal="t", timeout="1h"), Any)
+    assert_type(await ctx.step.send_event("send", Event("e", contact)), list[str])
+    return ctx.event.name
+
+
+async def sends(runtime: Runtime) -> None:
+    assert_type(await runtime.send(Event("contact.created", Contact("a"), id="1")), list[str])
+    assert_type(await runtime.send([Event("a"), Event("b")]), list[str])
+    await runtime.signal("s", Company("b"))
 
 
 async def from_outside(runtime: Runtime) -> None:
