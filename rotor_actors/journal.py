@@ -80,10 +80,16 @@ class Journal:
         self._is_one_act = False
         self._is_committing = False
         self.effects_waiting = 0
+        self._on_committed: Callable[[list[Entry], float], None] | None = None
+        self._monotonic: Callable[[], float] = lambda: 0.0
         self.failure: StoreError | None = None
         self.is_full = False
         # Commits read, backup and compaction write: they exclude commits, and nothing else ever holds it.
         self.commit_lock = RWLock()
+
+    def watch(self, on_committed: Callable[[list[Entry], float], None], monotonic: Callable[[], float]) -> None:
+        """Have each commit shown when it is durable, with how many seconds it took."""
+        self._on_committed, self._monotonic = on_committed, monotonic
 
     @property
     def next_seq(self) -> int:
@@ -220,6 +226,7 @@ class Journal:
             self._batches.append(_Batch(batch.last_seq))
         entries = batch.entries + self._take_rests(batch.last_seq)
         self._is_committing = True
+        began = self._monotonic()
         try:
             await self._write(entries)
         except StoreError as error:
@@ -233,6 +240,8 @@ class Journal:
         self._release(batch.effects)
         if self._is_direct:
             self._tell()
+        if self._on_committed is not None:
+            self._on_committed(entries, self._monotonic() - began)
 
     async def _write(self, entries: list[Entry]) -> None:
         while True:

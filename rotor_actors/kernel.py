@@ -30,6 +30,7 @@ from rotor_actors.in_flight import StepsInFlight
 from rotor_actors.journal import Journal
 from rotor_actors.live_tree import LiveTree
 from rotor_actors.messages import AttemptDue, Pending, StepEnded
+from rotor_actors.observing import Observers
 from rotor_actors.payload import Codecs
 from rotor_actors.records import (
     Entry,
@@ -41,6 +42,7 @@ from rotor_actors.records import (
     StepRecorded,
     StepRow,
     Together,
+    flatten,
 )
 from rotor_actors.registry import Registry
 from rotor_actors.remote_errors import record
@@ -83,6 +85,7 @@ class Ports(msgspec.Struct):
     store: Store
     writer: Executor
     reader: Executor
+    observers: Observers = msgspec.field(default_factory=lambda: Observers(()))
 
 
 class Started(NamedTuple):
@@ -114,6 +117,9 @@ class Kernel(ABC):
         self.journal = Journal(
             ports.store, ports.writer, last_numbers[1], self.queue_of_runs.start_soon, on_store_failure
         )
+        self.observers = ports.observers
+        if self.observers:
+            self.journal.watch(self._committed, ports.clock.monotonic)
         self.timers = Timers(ports.clock)
         self.threads = Threads()
         self.tree = LiveTree(last_numbers[0])
@@ -133,6 +139,31 @@ class Kernel(ABC):
         self._last_now = 0.0
         self._durations: dict[str, float] = {}
         self._background: set[asyncio.Task[None]] = set()
+
+    # Being watched
+
+    def _committed(self, entries: list[Entry], seconds: float) -> None:
+        self.observers.committed(list(flatten(entries)), seconds)
+
+    @property
+    def live_runs(self) -> int:
+        return len(self.tree)
+
+    @property
+    def steps_in_flight(self) -> int:
+        return self.steps.count
+
+    @property
+    def effects_waiting(self) -> int:
+        return self.journal.effects_waiting
+
+    @property
+    def entries_waiting(self) -> int:
+        return self.journal.last_seq - self.journal.durable_seq
+
+    @property
+    def is_full(self) -> bool:
+        return self.journal.is_full
 
     # Who drives runs
 

@@ -16,6 +16,7 @@ from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
 from rotor_actors.ids import Ids, RandomIds
 from rotor_actors.kernel import Options, Ports
 from rotor_actors.messaging import Messaging
+from rotor_actors.observing import Observer, Observers
 from rotor_actors.service import Service
 from rotor_actors.serving import Serving
 from rotor_actors.stores.base import Store
@@ -45,6 +46,7 @@ class Runtime(Serving, Messaging):
         control: listen at a Unix socket beside the store's file, for the owner's rights only, so that `rotor` (the
             command line) can ask this process to cancel, send and the like.
         remember_event_ids: for how long an event that is sent with the same id again is not delivered again.
+        observers: are shown what becomes durable: see `rotor_actors.telemetry` for traces, metrics and log fields.
         clock, ids, rng: time, new run ids and chance, for tests.
         executor: makes, by name, what the store's blocking calls are made in; one for writing, one for reading. None:
             a thread each.
@@ -81,6 +83,7 @@ class Runtime(Serving, Messaging):
         max_recoveries: int = 10,
         control: bool = True,
         remember_event_ids: Duration = "24h",
+        observers: Iterable[Observer] = (),
         clock: Clock | None = None,
         ids: Ids | None = None,
         rng: random.Random | None = None,
@@ -107,6 +110,7 @@ class Runtime(Serving, Messaging):
             store=chosen,
             writer=make("rotor-writer"),
             reader=make("rotor-reader"),
+            observers=Observers(observers),
         )
         self._workflows = tuple(workflows)
         self._has_control = control and isinstance(chosen, SQLiteStore) and chosen.is_on_disk and is_possible()

@@ -87,6 +87,7 @@ class Service:
             for workflow in workflows:
                 engine.register(workflow)
             items = await ports.reader.call(partial(_items_of, ports.store, engine.features.spaces))
+            engine.observers.opened([each.row for each in live], engine)
             await self._supervisor.__aenter__()
             await self._supervisor.start_child(ChildSpec("journal", engine.journal.serve))
             await self._supervisor.start_child(ChildSpec("loader", Loader(engine).serve))
@@ -185,6 +186,7 @@ class Service:
             engine.journal.leave_nobody_waiting(_closed_while_full() if engine.journal.is_full else _closed())
             async with engine.journal.commit_lock.writer_lock:
                 await self._release_store()
+            engine.observers.closed()
 
     async def _drain(self, engine: Engine) -> None:
         """Let runs come to their end; stop waiting when all that is left waits for something later than the limit."""

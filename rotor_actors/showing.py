@@ -13,7 +13,7 @@ from rotor_actors.stores.base import ItemQuery
 from rotor_actors.workflow import Workflow
 
 if TYPE_CHECKING:
-    from rotor_actors.dashboard import Auth, Dashboard, Redact
+    from rotor_actors.dashboard import Auth, Dashboard, Exposition, Redact
     from rotor_actors.dashboard.actions import Action, AuditEntry, Done
     from rotor_actors.dashboard.window import ServiceJson, Window
 
@@ -31,6 +31,7 @@ class Showing(Introspection):
         read_only: bool = False,
         insecure: bool = False,
         redact: Redact | None = None,
+        metrics: Exposition | None = None,
     ) -> Dashboard:
         """The dashboard: an ASGI app, to be mounted at any prefix of any framework.
 
@@ -41,6 +42,7 @@ class Showing(Introspection):
             insecure: answer everybody without `auth`: only behind something that asks who they are.
             redact: is given a workflow's id, what it is (`"input"`, `"result"`, `"headers"`, `"error"`) and the
                 JSON-like value, and answers what may be shown of it.
+            metrics: a `telemetry.Metrics`, to be scraped at `metrics` beside the page, by whoever may look.
 
         It needs no lifespan of its own, reads beside the event loop, and an open tab does not keep a server from
         stopping. What it shows must be open when a request comes. Beside the page it answers `healthz` and `readyz`.
@@ -53,7 +55,7 @@ class Showing(Introspection):
         """
         from rotor_actors.dashboard.build import build  # who shows nothing need not load it
 
-        return build(self._window(), auth=auth, read_only=read_only, insecure=insecure, redact=redact)
+        return build(self._window(), auth=auth, read_only=read_only, insecure=insecure, redact=redact, metrics=metrics)
 
     @abstractmethod
     async def perform(self, verb: str, arguments: Mapping[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from rotor_actors.durations import humanize
 from rotor_actors.errors import ErrorInfo, PayloadError, StepFailedError, StepTimeoutError
 from rotor_actors.execution import Execution, gives_coroutine, is_async
 from rotor_actors.messages import Pending
+from rotor_actors.observing import Observers
 from rotor_actors.records import Outcome, OutcomeStatus
 from rotor_actors.retry import is_retriable, next_delay, retry_after
 from rotor_actors.run import Run
@@ -27,6 +29,7 @@ class StepHost(Protocol):
     timers: Timers
     threads: Threads
     grace: float
+    observers: Observers
 
     def now(self) -> float: ...
 
@@ -122,8 +125,16 @@ class StepTask:
         self._host.on_effect(run, self.pending, self.attempts)
         self._execution = execution = Execution(self)
         context = None if run.context is None else run.context.copy()
+        if self._host.observers.see_steps:
+            context = self._observed(context)
         task = asyncio.get_running_loop().create_task(execution, context=context)
         self._task = None if task.done() else task  # a host with eager tasks has run its first part already
+
+    def _observed(self, context: contextvars.Context | None) -> contextvars.Context:
+        context = contextvars.copy_context() if context is None else context
+        pending = self.pending
+        self._host.observers.step_begins(self.run.row, pending.key, pending.step_id, self.attempts, context)
+        return context
 
     def stop(self) -> bool:
         """Interrupt it; nothing of it will be recorded. Says whether an execution was under way."""

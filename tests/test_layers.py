@@ -31,7 +31,7 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
         "mailbox", "stores", "stores.base", "stores.batch", "stores.schema", "stores.run_queries", "stores.lock",
         "stores.files", "stores.sqlite_connection", "stores.sqlite_errors", "stores.sqlite_files", "stores.sqlite_reading",
         "stores.sqlite_writing", "stores.sqlite_reader", "stores.sqlite_view",
-        "stores.sqlite", "stores.memory", "journal",
+        "stores.sqlite", "stores.memory", "journal", "observing",
     ),
     "what authors see": ("undo", "step_specs", "fan_out", "body", "step_events", "step", "context", "define"),
     "actors": ("threads", "timers", "run_queue", "run", "live_tree", "execution", "step_task", "run_actor", "admission", "claims",
@@ -48,13 +48,14 @@ ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
     "dashboard": (
         "exports", "dashboard.asgi", "dashboard.guard", "dashboard.page", "dashboard.changes", "dashboard.shapes",
         "dashboard.timeline", "dashboard.reading", "dashboard.running", "dashboard.actions", "dashboard.window",
-        "dashboard.app", "dashboard", "dashboard.build",
+        "dashboard.app", "dashboard.build", "dashboard",
     ),
     "faces": (
         "live_waits", "views", "handle", "reading", "introspection", "access", "looking", "controlling", "waiting",
         "flow.views", "flow.face",
         "starting", "messaging", "control", "steering", "showing", "serving", "runtime", "runtime_view", "",
     ),
+    "telemetry": ("telemetry.known_runs", "telemetry.spans", "telemetry.metrics", "telemetry.logs", "telemetry"),
     "command line": (
         "cli", "cli.main", "cli.output", "cli.targets", "cli.looking", "cli.live", "cli.running", "cli.watching",
         "cli.steering", "cli.serving", "cli.doctor", "cli.demo", "__main__",

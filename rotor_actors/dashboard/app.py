@@ -33,12 +33,14 @@ class Dashboard:
         newest: Callable[[], Awaitable[int]],
         answers: dict[str, Answer],
         not_ready: Callable[[], str],
+        metrics: Callable[[], Response] | None,
     ) -> None:
         self._guard = guard
         self._newest = newest
         self._actions = actions
         self._page: Response | None = None
         self._not_ready = not_ready
+        self._metrics = metrics
         self._answers: dict[str, Answer] = {
             "api/runs": lambda request, _: reading.runs(request),
             "api/run": lambda request, _: reading.detail(request),
@@ -94,6 +96,8 @@ class Dashboard:
             return Response.of(await self._actions.act(await request.json(), visitor.name))
         if request.method not in ("GET", "HEAD"):
             raise HttpError(405, f"{request.method} means nothing here")
+        if route is None and self._metrics is not None and request.path.endswith("/metrics"):
+            return self._metrics()
         if route is None:
             if self._page is None:
                 self._page = page()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import metadata
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from rotor_actors.dashboard.actions import Actions
 from rotor_actors.dashboard.app import Dashboard
@@ -24,7 +24,23 @@ _TYPES: Final = {
 }
 
 
-def build(window: Window, *, auth: Auth | None, read_only: bool, insecure: bool, redact: Redact | None) -> Dashboard:
+class Exposition(Protocol):
+    """Metrics as a scraper reads them: `telemetry.Metrics`."""
+
+    content_type: str
+
+    def text(self) -> bytes: ...
+
+
+def build(
+    window: Window,
+    *,
+    auth: Auth | None,
+    read_only: bool,
+    insecure: bool,
+    redact: Redact | None,
+    metrics: Exposition | None,
+) -> Dashboard:
     """An app that shows what the window gives to see."""
     actions = Actions(window.actions, window.record, window.now)
 
@@ -62,4 +78,5 @@ def build(window: Window, *, auth: Auth | None, read_only: bool, insecure: bool,
         window.newest,
         {"api/session": session, "api/workflows": statistics, "api/services": services, "api/export": export},
         window.not_ready,
+        (lambda: Response(metrics.text(), metrics.content_type)) if metrics is not None else None,
     )
