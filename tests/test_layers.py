@@ -10,69 +10,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# From the bottom to the top. A module may import those that stand before it, in its own layer too.
-SUPERVISORS: dict[str, tuple[str, ...]] = {
-    "words": ("errors", "spec", "exits", "settings"),
-    "core": ("intensity", "escalation", "decision", "table"),
-    "shell": ("chain", "log", "child", "info", "inbox", "messages", "lives", "owner", "supervisor"),
-    "face": ("",),
-}
-ROTOR_ACTORS: dict[str, tuple[str, ...]] = {
-    "vocabulary": (
-        "errors", "error_texts", "ids", "durations", "clock", "executor", "alarms", "retry", "annotations",
-        "payload_hooks", "payload_types", "payload_check", "payload_json", "payload", "error_values", "remote_errors",
-        "events", "events.expression", "flow", "flow.options", "flow.rules", "workflow", "cron_times", "registry",
-    ),
-    "records": ("records", "messages", "waits"),
-    "core": ("loading", "map_state", "run_state", "loop_handles", "loop_tasks", "run_loop", "set_order",
-        "flow.paths", "flow.window", "flow.queue", "flow.line", "flow.ticket",
-    ),
-    "durability": (
-        "mailbox", "stores", "stores.base", "stores.batch", "stores.schema", "stores.run_queries", "stores.lock",
-        "stores.files", "stores.sqlite_connection", "stores.sqlite_errors", "stores.sqlite_files", "stores.sqlite_reading",
-        "stores.sqlite_writing", "stores.sqlite_reader", "stores.sqlite_view",
-        "stores.sqlite", "stores.memory", "journal", "observing",
-    ),
-    "what authors see": ("undo", "step_specs", "fan_out", "body", "step_events", "step", "context", "define"),
-    "actors": ("threads", "timers", "run_queue", "run", "live_tree", "execution", "step_task", "run_actor", "admission", "claims",
-        "in_flight", "leftovers", "features",
-        "flow.gate",
-    ),
-    "engine": (
-        "kernel", "roots", "finishing", "cancellation",
-        "flow.creating", "flow.merging", "flow.arriving",
-        "invoking", "ending", "paging", "run_timeouts", "detached", "joins", "compensations",
-        "events.waiters", "events.own", "events.waiting", "events.signals", "events.cancelling", "events.sending", "schedules",
-        "engine", "loader", "recovery", "service",
-    ),
-    "dashboard": (
-        "exports", "dashboard.asgi", "dashboard.guard", "dashboard.page", "dashboard.changes", "dashboard.shapes",
-        "dashboard.timeline", "dashboard.reading", "dashboard.running", "dashboard.actions", "dashboard.window",
-        "dashboard.app", "dashboard.build", "dashboard",
-    ),
-    "faces": (
-        "live_waits", "views", "handle", "reading", "introspection", "access", "looking", "controlling", "waiting",
-        "flow.views", "flow.face",
-        "starting", "messaging", "control", "steering", "showing", "serving", "runtime", "runtime_view", "",
-    ),
-    "telemetry": ("telemetry.known_runs", "telemetry.spans", "telemetry.metrics", "telemetry.logs", "telemetry"),
-    "command line": (
-        "cli", "cli.main", "cli.output", "cli.targets", "cli.looking", "cli.live", "cli.running", "cli.watching",
-        "cli.steering", "cli.serving", "cli.doctor", "cli.demo", "__main__",
-    ),
-    "simulation": (
-        "simulation.errors", "simulation.tape", "simulation.policies", "simulation.loop", "simulation.fence",
-        "simulation.inline_threads", "simulation.faults", "simulation.crashes", "simulation.trace",
-        "simulation.volume", "simulation.vfs", "simulation.disk", "simulation.disks", "simulation.ports",
-        "simulation.process", "simulation.waiting", "simulation.burial", "simulation.watched_store",
-        "simulation.stubs", "simulation.universe", "simulation.running", "simulation.client",
-        "simulation.ledger", "simulation.plan", "simulation.trial", "simulation.model", "simulation.oracle",
-        "simulation.judge", "simulation.simulation",
-        "simulation.schedule", "simulation.shrinking", "simulation.reporting", "simulation.campaign",
-        "simulation.decorator", "simulation.workload", "simulation.playing", "simulation.pool", "simulation.progress",
-        "simulation.everywhere", "simulation", "simulation.__main__",
-    ),
-}  # fmt: skip
+
+def _read_layers(package: str) -> dict[str, tuple[str, ...]]:
+    """The modules of each layer, as `layers.txt` lists them."""
+    layers: dict[str, list[str]] = {}
+    names: list[str] = []
+    for line in (ROOT / "tests" / "layers.txt").read_text(encoding="utf-8").splitlines():
+        if heading := re.fullmatch(r"\[(\w+): ([\w ]+)\]", line):
+            names = layers.setdefault(heading[2], []) if heading[1] == package else []
+        elif line and not line.startswith("#"):
+            names.append("" if line == "(the package itself)" else line)
+    return {layer: tuple(found) for layer, found in layers.items()}
+
+
+SUPERVISORS = _read_layers("supervisors")
+ROTOR_ACTORS = _read_layers("rotor_actors")
 
 
 class Import(NamedTuple):
@@ -147,14 +99,13 @@ def test_each_module_has_its_place_in_the_layer_list(package: str, layers: dict[
     assert len({name for names in layers.values() for name in names}) == len(found), "a module stands in two layers"
 
 
-def test_the_design_page_names_each_module_in_its_layer() -> None:
+def test_the_design_page_describes_each_layer_in_the_same_order() -> None:
     page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    rows = {row[0]: row[1] for row in re.findall(r"^\| ([\w ]+) \| (.+?) \|", page, re.MULTILINE)}
-    for layer, names in ROTOR_ACTORS.items():
-        named = set(re.findall(r"`(\w+)`", rows[layer]))
-        assert named == {name.rpartition(".")[2] for name in names if name}, layer
-    for layer, names in SUPERVISORS.items():
-        assert layer == "face" or f"{layer} ({', '.join(f'`{name}`' for name in names)})" in " ".join(page.split())
+    table = page[page.index("| layer of `rotor_actors`") :]
+    described = re.findall(r"^\| ([\w ]+) \|", table[: table.index("\n\n")], re.MULTILINE)
+    assert described == list(ROTOR_ACTORS)
+    for layer in SUPERVISORS:
+        assert f"{layer} (" in " ".join(page.split()) or layer == "face", layer
 
 
 def _up(*, for_types: bool) -> list[str]:
