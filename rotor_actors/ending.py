@@ -22,6 +22,7 @@ from rotor_actors.errors import (
     RunNotFoundError,
     StepRefusedError,
     WorkflowDefinitionError,
+    WorkflowFailedError,
 )
 from rotor_actors.finishing import Finishing
 from rotor_actors.kernel import Kernel
@@ -89,8 +90,10 @@ class Ending:
 
     def _failed(self, run: Run, error: BaseException, failed_keys: list[bytes], sleeps: dict[bytes, float]) -> None:
         info = record(error, self._kernel.registry.codecs).info
+        if any(map(_is_final, leaves(error))):
+            info = msgspec.structs.replace(info, is_final=True)
         encoded = msgspec.msgpack.encode(info)
-        delay = self._retry_delay(run, error)
+        delay = None if info.is_final else self._retry_delay(run, error)
         if delay is None:
             self.end(run, RunStatus.FAILED, error=encoded)
         else:
@@ -99,7 +102,7 @@ class Ending:
             self._try_again(run, delay, AttemptNote(encoded, failed_keys, sleeps, left))
 
     def _retry_delay(self, run: Run, error: BaseException) -> float | None:
-        if not is_retriable(error) or any(isinstance(each, _PROGRAMMING_ERRORS) for each in leaves(error)):
+        if not is_retriable(error):
             return None
         policy = self._policy(run)
         return next_delay(policy, run.row.attempt, retry_after(error), self._kernel.chance())
@@ -157,3 +160,9 @@ class Ending:
             parent.post(
                 StepEnded(row.parent_key, outcome, row.end_seq or 0, row.ended_at or 0.0, row.run_id, row.workflow_id)
             )
+
+
+def _is_final(error: BaseException) -> bool:
+    # Of a child, too: how it ended is never forgotten, so each level above would get the same error at each attempt. A
+    # workflow that invokes itself without end would be tried again at a hundred levels.
+    return isinstance(error, _PROGRAMMING_ERRORS) or (isinstance(error, WorkflowFailedError) and error.error.is_final)

@@ -31,7 +31,12 @@ _TABLE: Final[tuple[_Row, ...]] = (
     (datetime, 15, datetime.isoformat, datetime.fromisoformat),
     (date, 16, date.isoformat, date.fromisoformat),
     (timedelta, 17, lambda each: [each.days, each.seconds, each.microseconds], lambda parts: timedelta(*parts)),
-    (ErrorInfo, 18, lambda each: [each.type, each.message, each.traceback], lambda parts: ErrorInfo(*parts)),
+    (
+        ErrorInfo,
+        18,
+        lambda each: [each.type, each.message, each.traceback, each.is_final],
+        lambda parts: ErrorInfo(*parts),
+    ),
 )
 
 

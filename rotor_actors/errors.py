@@ -52,11 +52,16 @@ __all__ = [
 
 
 class ErrorInfo(msgspec.Struct, frozen=True):
-    """What is kept of an exception once it has left its process: type name, message and traceback text."""
+    """What is kept of an exception once it has left its process: type name, message and traceback text.
+
+    Attributes:
+        is_final: the code is wrong, and would fail in the same way again: neither the run nor those above are retried.
+    """
 
     type: str
     message: str
     traceback: str = ""
+    is_final: bool = False
 
 
 class AwaitedRun(Protocol):

@@ -124,9 +124,11 @@ class Introspection(Reading):
 def _statuses(status: RunStatus | str | Sequence[RunStatus | str] | None) -> tuple[RunStatus, ...]:
     if status is None:
         return ()
-    if isinstance(status, str):
-        return (RunStatus(status),)
-    return tuple(RunStatus(each) for each in status)
+    try:
+        return (RunStatus(status),) if isinstance(status, str) else tuple(RunStatus(each) for each in status)
+    except ValueError:
+        known = ", ".join(repr(each.value) for each in RunStatus)
+        raise ValueError(f"status must be one or several of {known}; got {status!r}") from None
 
 
 def _epoch(name: str, moment: datetime | None) -> float | None:

@@ -96,8 +96,8 @@ class Runtime(Serving, Messaging):
             drain_timeout=seconds(drain_timeout, name="drain_timeout"),
             max_active_runs=_checked_count("max_active_runs", max_active_runs),
             strict_replay=strict_replay,
-            payload_limit=payload_limit,
-            max_recoveries=max_recoveries,
+            payload_limit=_checked_number("payload_limit", payload_limit),
+            max_recoveries=_checked_number("max_recoveries", max_recoveries),
             remember_event_ids=seconds(remember_event_ids, name="remember_event_ids", exclusive=True),
         )
         chance = rng or random.Random()
@@ -112,7 +112,7 @@ class Runtime(Serving, Messaging):
             reader=make("rotor-reader"),
             observers=Observers(observers),
         )
-        self._workflows = tuple(workflows)
+        self._workflows = _checked_workflows(workflows)
         self._has_control = control and isinstance(chosen, SQLiteStore) and chosen.is_on_disk and is_possible()
 
     async def __aenter__(self) -> Runtime:
@@ -149,11 +149,31 @@ def _chosen_store(store: str | os.PathLike[str] | Store) -> Store:
         if "://" in store and not store.startswith("sqlite:///"):
             raise StoreError(f"store {store!r}: expected a file, 'sqlite:///file', ':memory:' or a Store")
         return SQLiteStore(store.removeprefix("sqlite:///"))
-    return SQLiteStore(store) if isinstance(store, os.PathLike) else store
+    if isinstance(store, os.PathLike):
+        return SQLiteStore(store)
+    if not hasattr(store, "commit"):
+        raise TypeError(f"store: expected a file, 'sqlite:///file', ':memory:' or a Store; got {store!r}")
+    return store
 
 
 def _executor(store: Store, name: str) -> Executor:
     return InlineExecutor() if store.is_inline else ThreadExecutor(name)
+
+
+def _checked_workflows(workflows: Iterable[Workflow[Any, Any]]) -> tuple[Workflow[Any, Any], ...]:
+    if isinstance(workflows, Workflow):
+        raise TypeError(f"workflows: expected any number of them, got {workflows!r}; write workflows=[…]")
+    found = tuple(workflows)
+    for each in found:
+        if not isinstance(each, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"workflows: expected functions decorated with @workflow, got {each!r}")
+    return found
+
+
+def _checked_number(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"{name} must be a number of at least 1, got {value!r}")
+    return value
 
 
 def _checked_count(name: str, value: int | None) -> int | None:

@@ -624,6 +624,8 @@ def encode_headers(headers: Mapping[str, str] | None) -> bytes | None:
     """Headers as stored; None for none."""
     if not headers:
         return None
+    if not isinstance(headers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"headers are a mapping of strings to strings, e.g. {{'tenant': 'acme'}}; got {headers!r}")
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"headers are strings; got {name!r}: {value!r}")
