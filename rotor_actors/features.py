@@ -40,6 +40,9 @@ class Feature:
     def run_known(self, run: Run) -> None:
         """A run whose workflow is known is in the tree: created, recovered, or its workflow was registered just now."""
 
+    def run_amended(self, run: Run) -> None:
+        """A run that has not begun has another input, or another event, than it had."""
+
     def run_ends(self, run: Run) -> Iterable[Entry]:
         """The run is about to be completed, failed or cancelled; what is given goes into the same entry.
 
@@ -142,6 +145,10 @@ class Features:
     def run_known(self, run: Run) -> None:
         for feature in self._at_starts:
             feature.run_known(run)
+
+    def run_amended(self, run: Run) -> None:
+        for feature in self._all:
+            feature.run_amended(run)
 
     def run_ends(self, runs: Iterable[Run]) -> list[Entry]:
         """What goes into the entry of these runs' ends."""

@@ -34,7 +34,7 @@ class Messaging(Access):
         and no other. Cancelling the caller leaves open whether the events were sent: give them ids and send again.
         """
         engine = self._accepting()
-        return await engine.sending.send(event_records(event, engine.codec_of))
+        return await engine.sending.send(event_records(event, engine.codec_of), self._accepting)
 
     async def signal(self, signal: str, data: object = None) -> None:
         """Give `data` to the step that waits for this signal. That it has it is durable when this returns.

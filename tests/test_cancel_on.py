@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kit import World
 
-from rotor_actors import CancelOn, Context, Event, RunStatus, cron, workflow
+from rotor_actors import CancelOn, Context, Debounce, Event, RunStatus, cron, workflow
 from rotor_actors.errors import ExpressionError, StoreError, WorkflowCancelledError, WorkflowDefinitionError
 from rotor_actors.records import RunsCancelled, Together
 
@@ -224,6 +224,23 @@ async def test_sending_crashed_at_every_entry_cancels_once_acknowledged() -> Non
             break
         position += 1
     assert position >= 1
+
+
+async def test_what_a_debounced_run_matches_is_its_last_event() -> None:
+    @workflow(id="late", on="e", debounce=Debounce("1m"), cancel_on=[CancelOn("stop", match="data.n")])
+    async def late(ctx: Context, data: dict[str, int]) -> None:
+        await ctx.step.sleep("s", "1d")
+
+    async with World(late) as world:
+        [id] = await world.runtime.send(Event("e", {"n": 1}))
+        assert await world.runtime.send(Event("e", {"n": 2})) == [], "it is the same run"
+        await world.runtime.send(Event("stop", {"n": 1}))
+        assert await status(world, id) is RunStatus.QUEUED
+        await world.reopen()
+        await world.runtime.send(Event("stop", {"n": 1}))
+        assert await status(world, id) is RunStatus.QUEUED
+        await world.runtime.send(Event("stop", {"n": 2}))
+        assert await status(world, id) is RunStatus.CANCELLED
 
 
 async def test_an_own_event_without_the_place_to_match_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from crash_kit import Play, survives_every_crash
-from kit import World
+from kit import FragileStore, World, until
 
 from rotor_actors import Context, Event, RetryPolicy, RunStatus, workflow
 from rotor_actors.errors import (
@@ -19,7 +20,7 @@ from rotor_actors.errors import (
     StoreError,
     WorkflowFailedError,
 )
-from rotor_actors.records import ItemDropped, ItemPut, RunCreated, StepRecorded, Together, flatten
+from rotor_actors.records import Entry, ItemDropped, ItemPut, RunCreated, StepRecorded, Together, flatten
 
 pytestmark = pytest.mark.asyncio
 
@@ -145,6 +146,38 @@ async def test_of_two_senders_of_one_id_at_once_one_delivers() -> None:
         sent = await asyncio.gather(*(world.runtime.send(event) for _ in range(5)))
         assert all(ids == sent[0] for ids in sent)
         assert len(await world.runtime.runs()) == 1
+
+
+class SlowStore(FragileStore):
+    """Commits in a thread, when it is let."""
+
+    is_inline = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def commit(self, entries: list[Entry]) -> None:
+        assert self.gate.wait(10)
+        super().commit(entries)
+
+
+async def test_an_event_whose_sender_did_not_wait_is_not_delivered_again() -> None:
+    store = SlowStore()
+    async with World(greet, store=store) as world:
+        store.gate.clear()
+        event, journal = Event("contact.created", Contact("Ada"), id="e1"), world.runtime._engine.journal  # pyright: ignore[reportPrivateUsage]
+        before = journal.last_seq
+        hasty = asyncio.ensure_future(world.runtime.send(event))
+        await until(lambda: journal.last_seq > before)
+        hasty.cancel()
+        again = asyncio.ensure_future(world.runtime.send(event))
+        await asyncio.wait([again], timeout=0.05)
+        assert journal.durable_seq == before, "it is not in the store yet"
+        store.gate.set()
+        ids = await again
+        assert [run.run_id for run in await world.runtime.runs()] == ids
 
 
 async def test_an_id_is_remembered_for_the_stated_period_and_then_given_up() -> None:

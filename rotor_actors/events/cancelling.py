@@ -30,6 +30,11 @@ class CancelOns(Feature):
             for on in run.workflow.cancel_on:
                 self._watch(run, on)
 
+    def run_amended(self, run: Run) -> None:
+        """Its own event is another: so may be what it matches."""
+        self.run_ended(run)
+        self.run_known(run)
+
     def run_ended(self, run: Run) -> None:
         for waiter in self._of_run.pop(run.row.n, ()):
             self.waiters.discard(waiter)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -44,17 +45,24 @@ class Sending(StepFeature):
         self._claims = Claims()
         self._triggers: dict[str, list[Workflow[Any, Any]]] = {}
         self._prune_at = 0.0
+        self._recent: dict[str, list[str]] = {}
+        """Ids that were sent, and are not in the store yet: whoever sent them may not have waited for that."""
 
     def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
         if isinstance(workflow.on, str):
             self._triggers.setdefault(workflow.on, []).append(workflow)
 
-    async def send(self, events: Sequence[EventRecord]) -> list[str]:
-        """Deliver events from outside; durable when it returns. Gives the ids of the runs that they started."""
+    async def send(self, events: Sequence[EventRecord], check: Callable[[], object]) -> list[str]:
+        """Deliver events from outside; durable when it returns. Gives the ids of the runs that they started.
+
+        Args:
+            check: called right before; it raises if nothing can be sent now.
+        """
         kernel, context = self._kernel, contextvars.copy_context()
         ids = [event.id or kernel.ports.ids.new_run_id(kernel.now()) for event in events]
         async with self._held(events):
             known = await self._sent_before(events)
+            check()
             started = self._deliver(events, ids, known, context)
             kernel.queue_of_runs.poke()
             await kernel.journal.durable(kernel.journal.last_seq)
@@ -115,9 +123,11 @@ class Sending(StepFeature):
 
     async def _sent_before(self, events: Iterable[EventRecord]) -> dict[str, list[str]]:
         """Ids that were sent within the period, each with the runs that were started then."""
-        kernel, ids = self._kernel, {event.id for event in events if event.id}
+        kernel = self._kernel
+        recent = {event.id: self._recent[event.id] for event in events if event.id in self._recent}
+        ids = [event.id for event in events if event.id and event.id not in recent]
         if not ids:
-            return {}
+            return recent
         store = kernel.ports.store
         items = await kernel.ports.reader.call(lambda: [store.item(SPACE, item_key(id)) for id in ids])
         found = {
@@ -125,7 +135,7 @@ class Sending(StepFeature):
             for id, item in zip(ids, items, strict=True)
             if item is not None and _is_current(item, kernel.now())
         }
-        return {id: msgspec.msgpack.decode(item.body or b"\x90", type=list[str]) for id, item in found.items()}
+        return recent | {id: msgspec.msgpack.decode(item.body or b"\x90", type=list[str]) for id, item in found.items()}
 
     # The act
 
@@ -177,7 +187,11 @@ class Sending(StepFeature):
             kernel.journal.append(ItemsExpired(SPACE, now))
             self._prune_at = now + period / _PRUNINGS_PER_PERIOD
         item = ItemRow(SPACE, item_key(id), msgspec.msgpack.encode(runs), due=now + period)
-        kernel.journal.append(ItemPut(item))
+        self._recent[id] = runs
+        kernel.journal.when_durable(kernel.journal.append(ItemPut(item)), partial(self._is_stored, id))
+
+    def _is_stored(self, id: str) -> None:
+        self._recent.pop(id, None)
 
 
 def item_key(id: str) -> str:

@@ -77,6 +77,7 @@ class Merging:
         run.row.input, run.row.headers, run.row.event = row.input, row.headers, row.event
         run.context = None if context is None else context.copy()
         kernel.append(run, Together([RunAmended(run.snapshot()), merged.item(due)]))
+        kernel.features.run_amended(run)
         kernel.timers.add(merged, due)
         merged.due = due
         return run
@@ -142,6 +143,7 @@ class Merging:
         ticket = Ticket() if workflow.rules is None else make_ticket(workflow.id, workflow.rules, None, run.row.input)
         ticket = msgspec.structs.replace(ticket, arrival=kernel.tree.next_n())
         kernel.append(run, Together([*entries, ticket_item(run.row.n, ticket)]))
+        kernel.features.run_amended(run)
         kernel.gate.release(run, ticket)
         kernel.queue_of_runs.poke()
 
