@@ -15,7 +15,6 @@ from rotor_actors.errors import RuntimeStateError, StoreError
 from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
 from rotor_actors.ids import Ids, RandomIds
 from rotor_actors.kernel import Options, Ports
-from rotor_actors.messaging import Messaging
 from rotor_actors.observing import Observer, Observers
 from rotor_actors.service import Service
 from rotor_actors.serving import Serving
@@ -26,7 +25,7 @@ from rotor_actors.workflow import Workflow
 from supervisors import ChildSpec, Restart
 
 
-class Runtime(Serving, Messaging):
+class Runtime(Serving):
     """Runs workflows, durably. Use it with `async with`, which may be entered and left in different tasks.
 
     Args:

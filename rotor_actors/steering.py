@@ -11,11 +11,12 @@ import msgspec
 from rotor_actors import control
 from rotor_actors.errors import InvokeTargetError, PayloadError
 from rotor_actors.handle import RunHandle
+from rotor_actors.messaging import Messaging
 from rotor_actors.starting import Starting
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflow import Event, Workflow
 
 
-class Steering(Starting):
+class Steering(Starting, Messaging):
     """The methods of `Runtime` whose arguments come as JSON."""
 
     async def perform(self, verb: str, arguments: Mapping[str, Any]) -> Any:
@@ -64,7 +65,14 @@ class Steering(Starting):
             report = await self.cancel(_text(arguments, "run_id"), str(arguments.get("reason") or ""))
             return msgspec.to_builtins(report, enc_hook=str)
 
-        return {"ping": ping, "start": start, "cancel": cancel}
+        async def send(arguments: Mapping[str, Any]) -> list[str]:
+            event = Event(_text(arguments, "name"), data=arguments.get("data"), id=arguments.get("id") or None)
+            return await self.send(event)
+
+        async def signal(arguments: Mapping[str, Any]) -> None:
+            await self.signal(_text(arguments, "name"), arguments.get("data"))
+
+        return {"ping": ping, "start": start, "cancel": cancel, "send": send, "signal": signal}
 
     def _workflow(self, workflow_id: str) -> Workflow[Any, Any]:
         registry = self._open().registry

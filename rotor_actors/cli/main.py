@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_ours(error):
             raise
-        print(f"rotor: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"rotor: {_name(error)}: {error}", file=sys.stderr)
         return FAILED
     return status
 
@@ -50,6 +50,13 @@ def _is_ours(error: Exception) -> bool:
     from rotor_actors.errors import RotorError
 
     return isinstance(error, RotorError)
+
+
+def _name(error: Exception) -> str:
+    """Of the error's class; of one in the process that was asked, of its class there."""
+    from rotor_actors.control import ControlError
+
+    return error.error if isinstance(error, ControlError) and error.error else type(error).__name__
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -50,7 +50,12 @@ async def quitter(ctx: Context) -> None:
     await ctx.cancel("not today")
 
 
-workflows = [order, orders, nap, quitter]
+@workflow(id="cli-on-event", on="shop.ordered")
+async def on_event(ctx: Context, order: Order) -> int:
+    return order.count + await ctx.step.wait_for_signal("go", signal="go", timeout="1h", returns=int)
+
+
+workflows = [order, orders, nap, quitter, on_event]
 
 
 def environment() -> dict[str, str]:

@@ -112,6 +112,25 @@ def test_a_live_process_is_asked_to_act_and_may_be_looked_at_meanwhile(tmp_path:
     assert not (tmp_path / "rotor.db.sock").exists()
 
 
+def test_an_event_starts_a_run_and_a_signal_lets_it_go_on(tmp_path: Path) -> None:
+    serving = start_rotor("serve", "cli_kit:workflows", cwd=tmp_path)
+    try:
+        assert serving.stderr is not None
+        serving.stderr.readline()
+        event = ["send", "shop.ordered", "--data", '{"item": "a", "count": 2}', "--id", "once"]
+        started = rotor_json(*event, cwd=tmp_path)
+        assert len(started) == 1
+        assert rotor_json(*event, cwd=tmp_path) == started, "a repeated id is delivered once"
+        early = rotor("signal", "nobody-waits", cwd=tmp_path)
+        assert (early.returncode, "SignalNotFoundError" in early.stderr) == (1, True)
+        assert rotor("signal", "go", "--data", "40", cwd=tmp_path).returncode == 0
+        watched = rotor("runs", "watch", started[0]["run_id"], cwd=tmp_path)
+        assert (watched.returncode, watched.stdout.strip()) == (0, "42")
+    finally:
+        serving.send_signal(signal.SIGTERM)
+        serving.communicate(timeout=30)
+
+
 def test_without_an_owner_the_store_is_opened_for_a_moment(tmp_path: Path) -> None:
     interrupted = start_rotor("run", "cli_kit:nap", "--run-id", "left", cwd=tmp_path)
     assert interrupted.stderr is not None

@@ -127,3 +127,18 @@ async def test_bad_actions_are_refused_by_name() -> None:
             assert answer.status_code == 400
             answer = await browser.post("api/act", content=b'"' + b"x" * 2_000_000 + b'"', headers=ACTION)
             assert answer.status_code == 413
+
+
+async def test_events_and_signals_are_sent_from_the_page_too() -> None:
+    @workflow(id="on-event", on="shop.ordered")
+    async def on_event(ctx: Context, order: dict[str, int]) -> int:
+        return order["count"] + await ctx.step.wait_for_signal("go", signal="go", timeout="1h", returns=int)
+
+    async with World(on_event) as world:
+        app = world.runtime.dashboard()
+        sent = (await act(app, {"action": "send", "name": "shop.ordered", "data": {"count": 2}})).json()
+        assert sent["said"] == "Sent; it started 1 runs."
+        await world.clock.advance("1s")
+        assert (await act(app, {"action": "signal", "name": "go", "data": 40})).json() == {"said": "Signalled."}
+        assert await world.result(world.runtime.run(sent["run_id"])) == 42
+        assert (await act(app, {"action": "signal", "name": "go"})).status_code == 409
