@@ -15,8 +15,10 @@ class Watch:
 
     async def enter(self, name: str) -> None:
         self.began.append(name)
-        self.running.append(name)
+        if name not in self.running:  # a step is executed again when the process dies before it is recorded
+            self.running.append(name)
         self.most = max(self.most, len(self.running))
 
     async def exit(self, name: str) -> None:
-        self.running.remove(name)
+        if name in self.running:
+            self.running.remove(name)

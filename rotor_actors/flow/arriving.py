@@ -22,6 +22,7 @@ from rotor_actors.flow.rules import Rules
 from rotor_actors.flow.ticket import SPACE, Ticket, make_ticket
 from rotor_actors.kernel import Kernel, Started
 from rotor_actors.records import ItemPut, ItemRow, ItemsExpired, RunRow, RunStatus
+from rotor_actors.run import Phase, Run
 from rotor_actors.workflow import Workflow
 
 ONCE_SPACE = "flow.once"
@@ -132,6 +133,17 @@ class Arriving(Feature):
                 gate.restore(run, Ticket.decoded(item.body or b""))
         self.merging.open(items[MERGE_SPACE], items[ELEMENT_SPACE])
         gate.go_on()
+
+    def run_known(self, run: Run) -> None:
+        """One that is under way without a ticket counts all the same: it was brought back after its end, or its workflow
+        had no rules when it began."""
+        rules = None if run.workflow is None else run.workflow.rules
+        if rules is None or run.phase is not Phase.STORED or run.row.status is not RunStatus.RUNNING:
+            return
+        if run.row.n not in self._kernel.gate.passes:
+            self._kernel.gate.restore(
+                run, make_ticket(run.row.workflow_id, rules, None, run.row.input, is_lenient=True)
+            )
 
     def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
         self.merging.workflow_known(workflow)

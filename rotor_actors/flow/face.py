@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from rotor_actors.access import Access
-from rotor_actors.errors import WorkflowDefinitionError
 from rotor_actors.flow.gate import Pass
 from rotor_actors.flow.line import Limits, Line
-from rotor_actors.flow.options import check_key
 from rotor_actors.flow.views import FlowKey, WaitingRun, flow_key
+from rotor_actors.ids import is_storable
 
 
 class FlowFace(Access):
@@ -68,8 +67,8 @@ class FlowFace(Access):
 
 
 def _checked(key: str) -> str:
-    try:
-        check_key("key", key if len(key) > 0 else "")
-    except WorkflowDefinitionError as error:
-        raise ValueError(str(error)) from error
+    if not isinstance(key, str) or not key.strip() or not is_storable(key):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(
+            f"key must be the name of a key, as runtime.flow_keys() gives it, e.g. 'mail-server'; got {key!r}"
+        )
     return key

@@ -207,6 +207,28 @@ async def test_flow_control_and_max_active_runs_hold_together() -> None:
     assert watch.began == ["limited 0", "free 0", "limited 1", "free 1", "limited 2", "free 2"]
 
 
+async def test_a_queued_run_that_is_cancelled_gives_back_no_place_that_it_did_not_have() -> None:
+    watch = Watch()
+    work = worker(watch, FlowControl("k", parallelism=1))
+    async with World(work, max_active_runs=1) as world:
+        await world.runtime.start(work, "0")
+        queued = await world.runtime.start(work, "1")
+        await queued.cancel()
+        other = await world.runtime.start(_other(watch), "2")
+        assert await other.status() is RunStatus.QUEUED
+        await world.result(other)
+    assert watch.began == ["0", "2"]
+    assert watch.most == 1
+
+
+def _other(watch: Watch) -> Workflow[str, None]:
+    @workflow(id="other")
+    async def other(ctx: Context, name: str) -> None:
+        await ctx.step.run("enter", watch.enter, name)
+
+    return other
+
+
 async def test_limits_follow_the_definition_of_the_program_that_goes_on() -> None:
     watch = Watch()
     work = worker(watch, FlowControl("k", parallelism=1))
@@ -220,6 +242,22 @@ async def test_limits_follow_the_definition_of_the_program_that_goes_on() -> Non
         await world.open()
         await world.settle()
         assert watch.running == ["0", "1", "2"]
+
+
+async def test_runs_that_began_before_their_workflow_had_limits_count() -> None:
+    watch = Watch()
+    free, limited = worker(watch, None), worker(watch, FlowControl("k", parallelism=1))
+    async with World(free) as world:
+        await world.runtime.start(free, "0")
+        await world.settle()
+        await world.crash()
+        world._workflows = (limited,)  # pyright: ignore[reportPrivateUsage]
+        await world.open()
+        await world.runtime.start(limited, "1")
+        await world.settle()
+        assert watch.running == ["0"]
+        await world.clock.advance("10s")
+        assert watch.running == ["1"]
 
 
 async def test_queued_runs_of_an_unknown_workflow_wait_for_it_and_keep_their_place() -> None:

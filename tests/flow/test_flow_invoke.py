@@ -151,6 +151,26 @@ async def test_a_child_that_outlives_its_parent_keeps_a_place_of_its_own() -> No
         assert watch.began == ["c", "next"]
 
 
+async def test_a_parent_that_timed_out_on_a_child_has_its_place_to_lend_again() -> None:
+    watch, flow_control = Watch(), FlowControl("k", parallelism=1)
+    child = child_of(watch, flow_control, takes=100.0)
+
+    @workflow(id="parent", retries=0, flow_control=flow_control)
+    async def parent(ctx: Context) -> str:
+        with pytest.raises(WorkflowTimeoutError):
+            await ctx.step.invoke("one", workflow=child, data="one", timeout="5s")
+        return (await ctx.step.invoke("two", workflow=child, data="two", timeout="1h")).result
+
+    async with World(child, parent) as world:
+        handle = await world.runtime.start(parent)
+        await world.runtime.start(child, "next")
+        await world.clock.advance("10s")
+        assert watch.running == ["one", "two"]
+        assert await world.result(handle) == "did two"
+        await world.clock.advance("100s")
+        assert watch.began == ["one", "two", "next"]
+
+
 async def test_children_wait_for_no_place_in_the_runtime_even_behind_started_runs_that_do() -> None:
     watch, flow_control = Watch(), FlowControl("k", parallelism=1)
     child = child_of(watch, flow_control)
