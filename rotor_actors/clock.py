@@ -7,12 +7,15 @@ import heapq
 import itertools
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rotor_actors.durations import Duration, seconds
 
 # A wall clock may be set while we wait: look again at least this often, so that a timer is late by no more.
 _RECHECK_SECONDS = 30.0
+_REAL_LOOK_SECONDS = 0.005
+
+T = TypeVar("T")
 
 
 class Cancellable(Protocol):
@@ -74,20 +77,34 @@ class _SystemTimer:
 class ManualClock:
     """A clock that stands still until it is told to move: for tests that want time, and nothing else, simulated.
 
+    Give it to a runtime, and durable sleeps, timeouts and retries pass as `advance` moves it; what steps do takes the
+    time it takes. To test crashes, too, and with virtual time everywhere, see `rotor_actors.simulation`.
+
     Args:
         start: the first reading, in seconds since the epoch.
 
     Example:
-        >>> clock = ManualClock(start=0.0)
-        >>> clock.now()
-        0.0
+        >>> from rotor_actors import Context, Runtime, workflow
+        >>> @workflow(id="reminder")
+        ... async def reminder(ctx: Context) -> str:
+        ...     await ctx.step.sleep("wait", "7d")
+        ...     return "a week has passed"
+        >>> async def main() -> str:
+        ...     clock = ManualClock()
+        ...     async with Runtime(":memory:", clock=clock) as runtime:
+        ...         handle = await runtime.start(reminder)
+        ...         await clock.advance("6d")
+        ...         assert await handle.status() == "running"
+        ...         return await clock.until(handle.result())
+        >>> asyncio.run(main())
+        'a week has passed'
     """
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
         self._now = start
         self._order = itertools.count()
         self._due: list[tuple[float, int, _ManualTimer]] = []
-        self._settlers: list[Callable[[], Awaitable[None]]] = []
+        self._settlers: list[Callable[[], Awaitable[bool]]] = []
 
     def now(self) -> float:
         return self._now
@@ -106,11 +123,14 @@ class ManualClock:
             heapq.heappop(self._due)
         return self._due[0][0] if self._due else None
 
-    def attach(self, settle: Callable[[], Awaitable[None]]) -> None:
-        """Have `settle` awaited before and after each step in time. A runtime attaches itself."""
+    def attach(self, settle: Callable[[], Awaitable[bool]]) -> None:
+        """Have `settle` awaited before and after each step in time. A runtime attaches itself.
+
+        It says whether something is still under way that takes real time.
+        """
         self._settlers.append(settle)
 
-    def detach(self, settle: Callable[[], Awaitable[None]]) -> None:
+    def detach(self, settle: Callable[[], Awaitable[bool]]) -> None:
         self._settlers.remove(settle)
 
     async def advance(self, duration: Duration) -> None:
@@ -126,9 +146,30 @@ class ManualClock:
         self._now = end
         await self._settle()
 
-    async def _settle(self) -> None:
-        for settle in tuple(self._settlers):
-            await settle()
+    async def until(self, awaitable: Awaitable[T]) -> T:
+        """Wait for something, and move time from timer to timer for as long as that takes.
+
+        While the bodies of steps are executed time stands still, for they take real time: a step that never ends is
+        waited for without end. To see its timeout pass, use `advance`.
+
+        Cancelling it cancels what it waits for.
+        """
+        waiting = asyncio.ensure_future(awaitable)
+        try:
+            while not waiting.done():
+                is_busy = await self._settle()
+                due = None if is_busy or waiting.done() else self.next_due()
+                if due is None:
+                    await asyncio.wait((waiting,), timeout=_REAL_LOOK_SECONDS)
+                else:
+                    await self.advance(max(0.0, due - self._now))
+            return await waiting
+        finally:
+            waiting.cancel()
+
+    async def _settle(self) -> bool:
+        """Whether anything is still under way that takes real time."""
+        return any([await settle() for settle in tuple(self._settlers)])
 
 
 class _ManualTimer:

@@ -130,8 +130,11 @@ class Service:
         waiter.add_done_callback(self._waiters.discard)
         return waiter
 
-    async def settle(self) -> None:
-        """Wait until nothing moves any more, save for what waits for time to pass: for a clock that is moved by hand."""
+    async def settle(self) -> bool:
+        """Wait until nothing moves any more, save for what waits for time to pass: for a clock that is moved by hand.
+
+        Says whether bodies of steps are still being executed.
+        """
         engine, blocked = self.engine, 0
         while blocked < _BLOCKED_PASSES and self._failure is None and self._closing is None:
             if engine.is_idle:
@@ -141,6 +144,7 @@ class Service:
             else:
                 await asyncio.sleep(0 if blocked else 0.0005)
                 blocked = 0
+        return engine.steps.are_executing
 
     # Closing
 
