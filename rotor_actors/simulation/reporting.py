@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import platform
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import apsw
@@ -19,6 +22,7 @@ from rotor_actors.simulation.running import Outcome
 from rotor_actors.simulation.schedule import VARIABLE, Schedule, count
 
 _MOST_LINES = 60
+_NOT_THE_USERS = (str(Path(__file__).parent.parent), str(Path(asyncio.__file__).parent))
 _MOST_CHOICES = 24
 
 
@@ -34,6 +38,7 @@ def report(
         f"seed:     {outcome.seed}" + ("" if outcome.point is None else f", crash {outcome.point}"),
         f"versions: {versions()}",
         f"broken:   {broken}: {failure}",
+        *_place_of(failure),
         f"schedule: {count(first.choices)} choices, shrunk to {count(outcome.choices)} in {shrinking_runs} runs"
         f"{_choices(outcome.choices)}",
         f"faults:   {', '.join(f'{kind} {times}' for kind, times in outcome.fired.items()) or 'none'}",
@@ -43,6 +48,13 @@ def report(
         f"  {VARIABLE}='{schedule}' {command}",
     ]
     return "\n".join(lines)
+
+
+def _place_of(failure: BaseException | None) -> list[str]:
+    """The innermost line of user code that it came from."""
+    frames = traceback.extract_tb(None if failure is None else failure.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+    return [f"at:       {os.path.relpath(own[-1].filename)}:{own[-1].lineno}: {own[-1].line}"] if own else []
 
 
 def versions() -> str:
