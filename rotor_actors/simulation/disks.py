@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -21,6 +22,8 @@ class Disk(Protocol):
     """Outlives the lives of the simulated process. `disk.SimDisk` has SQLite on it, `MemoryDisk` a store in memory."""
 
     fired: Counter[str]
+    on_open: Callable[[Store], None]
+    """Called with each store once it is open."""
 
     def new_store(self) -> Store:
         """A store for the next life of the process."""
@@ -55,7 +58,8 @@ class MemoryDisk:
     def __init__(self, tape: Tape) -> None:
         self.fired: Counter[str] = Counter()
         self._tape = tape
-        self._store = _PartialStore(tape)
+        self.on_open: Callable[[Store], None] = lambda store: None
+        self._store = _PartialStore(tape, lambda store: self.on_open(store))
 
     def new_store(self) -> Store:
         return self._store
@@ -84,10 +88,15 @@ class MemoryDisk:
 class _PartialStore(MemoryStore):
     """Keeps a prefix of a commit in the middle of which the power fails, as a disk with smaller commits might."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, on_open: Callable[[Store], None]) -> None:
         super().__init__()
         self._tape = tape
+        self._on_open = on_open
         self.is_armed = False
+
+    def open(self) -> None:
+        super().open()
+        self._on_open(self)
 
     def commit(self, entries: list[Entry]) -> None:
         if not self.is_armed:
