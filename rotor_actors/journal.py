@@ -53,6 +53,7 @@ class Journal:
         store: where commits go.
         executor: where the blocking commit is called.
         last_seq: the newest entry the store holds.
+        start: is handed an effect whose past is durable already.
         release: is handed the effects whose past has become durable.
         on_failure: is told when a commit failed; from then on nothing is released.
     """
@@ -62,11 +63,13 @@ class Journal:
         store: Store,
         executor: Executor,
         last_seq: int,
+        start: Callable[[Callable[[], None]], None],
         release: Callable[[list[Callable[[], None]]], None],
         on_failure: Callable[[StoreError], None],
     ) -> None:
         self._store = store
         self._executor = executor
+        self._start = start
         self._release = release
         self._on_failure = on_failure
         self.last_seq = last_seq
@@ -145,7 +148,7 @@ class Journal:
         if self.failure is not None:
             return
         if seq <= self.durable_seq:
-            self._release([effect])
+            self._start(effect)
             return
         chosen = self._batches[-1]
         for batch in reversed(self._batches):

@@ -115,7 +115,12 @@ class Kernel(ABC):
         self.queue_of_runs = RunQueue(ports.clock.monotonic, self._may_begin, self._slice_ended, self.actor_broke)
         self.features = Features()
         self.journal = Journal(
-            ports.store, ports.writer, last_numbers[1], self.queue_of_runs.start_soon, on_store_failure
+            ports.store,
+            ports.writer,
+            last_numbers[1],
+            self.queue_of_runs.start,
+            self.queue_of_runs.released,
+            on_store_failure,
         )
         self.observers = ports.observers
         if self.observers:

@@ -61,6 +61,7 @@ class RunQueue:
         self._loop = asyncio.get_running_loop()
         self._ends_at = 0.0
         self._looks_left = 0
+        self._starts_left = 0
         self._owes_fresh = False
 
     def push(self, runnable: Runnable) -> None:
@@ -73,9 +74,20 @@ class RunQueue:
         self._fresh.append(runnable)
         self._schedule()
 
-    def start_soon(self, starts: list[Callable[[], None]]) -> None:
-        """Begin effects whose past has become durable."""
-        self._starts.extend(starts)
+    def start(self, effect: Callable[[], None]) -> None:
+        """Begin an effect whose past is durable, before the slice ends."""
+        self._starts.append(effect)
+        self._schedule()
+
+    def released(self, effects: list[Callable[[], None]]) -> None:
+        """A commit has made durable what these waited for: begin them, as many as a slice does at once.
+
+        Called from no actor's turn: what an effect sets off may come at once.
+        """
+        self._starts.extend(effects)
+        if not self._is_scheduled and not self._is_stopped:
+            self._begin_slice()
+            self._begin_starts()
         self._schedule()
 
     def poke(self) -> None:
@@ -102,9 +114,7 @@ class RunQueue:
         self._is_scheduled = False
         if self._is_stopped:
             return
-        self._ends_at = self._monotonic() + SLICE_SECONDS
-        self._looks_left = LOOKS_PER_SLICE
-        self._owes_fresh = True
+        self._begin_slice()
         self._begin_starts()
         while (runnable := self._next()) is not None:
             try:
@@ -114,10 +124,17 @@ class RunQueue:
                 self._on_error(runnable, error)
             if self._is_over():
                 break
+        self._begin_starts()
         is_busy = bool(self._ready or self._starts or self._can_begin)
         if is_busy:
             self._schedule()
         self._slice_ended(is_busy)
+
+    def _begin_slice(self) -> None:
+        self._ends_at = self._monotonic() + SLICE_SECONDS
+        self._looks_left = LOOKS_PER_SLICE
+        self._starts_left = STARTS_PER_SLICE
+        self._owes_fresh = True
 
     def _next(self) -> Runnable | None:
         # One that is fresh in each slice, whatever stands in the queue: a body that never rests must not keep it out.
@@ -134,10 +151,9 @@ class RunQueue:
         return bool(self._fresh) and len(self._starts) < STARTS_PER_SLICE and self._may_begin(self._fresh[0])
 
     def _begin_starts(self) -> None:
-        for _ in range(min(len(self._starts), STARTS_PER_SLICE)):
+        while self._starts and self._starts_left > 0:
+            self._starts_left -= 1
             self._starts.popleft()()
-            if self._is_over():
-                return
 
     def _is_over(self) -> bool:
         # The count is for clocks that stand still, such as one that a test moves by hand.

@@ -66,7 +66,8 @@ class Bench:
         self.executor = HeldExecutor()
         self.begun: list[str] = []
         self.failures: list[StoreError] = []
-        self.journal = Journal(self.store, self.executor, 0, self._release, self.failures.append)
+        start = lambda effect: self._release([effect])  # noqa: E731
+        self.journal = Journal(self.store, self.executor, 0, start, self._release, self.failures.append)
         self._n = 0
 
     def _release(self, effects: list[Callable[[], None]]) -> None:
