@@ -9,6 +9,7 @@ from rotor_actors.errors import ErrorInfo
 from rotor_actors.flow.options import Batch, Debounce, FlowControl, Idempotency, Singleton
 from rotor_actors.handle import RunHandle
 from rotor_actors.records import RunStatus
+from rotor_actors.retention import Retention
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.runtime import Runtime
 from rotor_actors.runtime_view import RuntimeView
@@ -37,6 +38,7 @@ __all__ = [
     "InvokeOutcome",
     "ManualClock",
     "MemoryStore",
+    "Retention",
     "RetryPolicy",
     "RunHandle",
     "RunInfo",

@@ -42,6 +42,10 @@ class Body(Mapper, Protocol):
         """The body is about to see this failure of a step: if it ends the attempt, the step runs again."""
         ...
 
+    def note_invoke_failure(self, error: BaseException, key: bytes) -> None:
+        """The body is about to see that a child did not complete: if it ends the run, `resume` takes that back."""
+        ...
+
     def now(self) -> float: ...
 
     def seconds(self, value: Duration, name: str, maximum: float | None = None) -> float:

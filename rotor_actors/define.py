@@ -43,6 +43,7 @@ def workflow(
     idempotency: Idempotency | None = None,
     batch: Batch | None = None,
     undos: Sequence[Callable[..., Any]] = (),
+    version: str | None = None,
 ) -> Decorator:
     """Make a workflow of an async function.
 
@@ -65,6 +66,7 @@ def workflow(
         batch: starts are gathered; the data is the list of theirs.
         undos: functions for `step.run(…, undo=…)` that do not stand at the top of a module. Another process finds
             them here, by their name.
+        version: of the code, e.g. `"2"`: it is recorded with each run, and shown.
 
     Raises:
         WorkflowDefinitionError: what cannot work is refused here, by name.
@@ -82,7 +84,7 @@ def workflow(
             id=id, fn=fn, on=on, retries=retries, timeout=timeout, on_failure=on_failure, on_cancel=on_cancel,
             cancel_on=cancel_on,
             flow_control=flow_control, priority=priority, debounce=debounce, singleton=singleton,
-            idempotency=idempotency, batch=batch, undos=undos,
+            idempotency=idempotency, batch=batch, undos=undos, version=version,
         )  # fmt: skip
 
     return decorate

@@ -60,6 +60,7 @@ class Detached(StepFeature):
             parent_run_id=run.row.run_id,
             parent_step_id=pending.step_id,
             input=spec.data,
+            version=workflow.version,
             headers=spec.headers,
             status=RunStatus.QUEUED if is_queued else RunStatus.RUNNING,
             attempt_at=None if is_queued else now,

@@ -26,7 +26,7 @@ from rotor_actors.errors import (
 )
 from rotor_actors.finishing import Finishing
 from rotor_actors.kernel import Kernel
-from rotor_actors.loading import AttemptNote
+from rotor_actors.loading import AttemptNote, FailureNote
 from rotor_actors.messages import StepEnded
 from rotor_actors.records import (
     Entry,
@@ -43,6 +43,7 @@ from rotor_actors.records import (
 from rotor_actors.remote_errors import record
 from rotor_actors.retry import RetryPolicy, RetryRecord, is_retriable, leaves, next_delay, retry_after
 from rotor_actors.run import Phase, Run
+from rotor_actors.run_actor import RunActor
 
 # The code is wrong, and the same code would fail in the same way again.
 _PROGRAMMING_ERRORS = (DurationError, EffectOutsideStepError, ExpressionError, InvokeDepthError, InvokeTargetError,
@@ -75,7 +76,7 @@ class Ending:
         else:
             error = task.exception()
         if error is not None:
-            self._failed(run, error, failed_keys, sleeps)
+            self._failed(run, error, failed_keys, sleeps, task)
         else:
             self._completed(run, task.result())
 
@@ -88,14 +89,18 @@ class Ending:
         else:
             self.end(run, RunStatus.COMPLETED, result=blob)
 
-    def _failed(self, run: Run, error: BaseException, failed_keys: list[bytes], sleeps: dict[bytes, float]) -> None:
+    def _failed(
+        self, run: Run, error: BaseException, failed_keys: list[bytes], sleeps: dict[bytes, float],
+        task: asyncio.Future[Any] | None = None,
+    ) -> None:  # fmt: skip
         info = record(error, self._kernel.registry.codecs).info
         if any(map(_is_final, leaves(error))):
             info = msgspec.structs.replace(info, is_final=True)
         encoded = msgspec.msgpack.encode(info)
         delay = None if info.is_final else self._retry_delay(run, error)
         if delay is None:
-            self.end(run, RunStatus.FAILED, error=encoded)
+            invokes = run.actor.invokes_that_ended(task) if isinstance(run.actor, RunActor) and task is not None else []
+            self.end(run, RunStatus.FAILED, error=encoded, note=FailureNote(failed_keys, invokes))
         else:
             children = [child.row.parent_key for child in run.each_child() if child.is_owned and not child.is_doomed]
             left = [*(key for key in children if key), *(self._kernel.features.waiting(run) or ())]
@@ -105,7 +110,7 @@ class Ending:
         if not is_retriable(error):
             return None
         policy = self._policy(run)
-        return next_delay(policy, run.row.attempt, retry_after(error), self._kernel.chance())
+        return next_delay(policy, run.row.attempt - run.row.attempts_before, retry_after(error), self._kernel.chance())
 
     def _policy(self, run: Run) -> RetryPolicy:
         assert run.workflow is not None
@@ -130,12 +135,17 @@ class Ending:
         kernel.append(run, Together([StepRecorded(step), RunChanged(run.snapshot())]))
         kernel.timers.add(run, due)
 
-    def end(self, run: Run, status: RunStatus, *, result: bytes | None = None, error: bytes | None = None) -> None:
+    def end(
+        self, run: Run, status: RunStatus, *, result: bytes | None = None, error: bytes | None = None,
+        note: FailureNote | None = None,
+    ) -> None:  # fmt: skip
         """End the run, with those of its children that it does not leave behind, in one act."""
         kernel, row = self._kernel, run.row
         row.status, row.result, row.error = status, result, error
         row.ended_at, row.end_seq = kernel.now(), kernel.journal.next_seq
         entries: list[Entry] = [RunChanged(row)]  # the last there is: it changes no more
+        if note is not None and (note.steps or note.invokes):
+            entries.append(StepRecorded(self._failure_row(run, note)))
         handler = run.workflow.on_failure if run.workflow is not None and status is RunStatus.FAILED else None
         if handler is not None and error is not None:
             info = msgspec.msgpack.decode(error, type=ErrorInfo)
@@ -153,6 +163,11 @@ class Ending:
         kernel.features.run_ended(run)
         self._finishing.finish(run)
         self._tell_parent(run, Outcome(_OUTCOME_OF[status], result if status is RunStatus.COMPLETED else error))
+
+    def _failure_row(self, run: Run, note: FailureNote) -> StepRow:
+        row = run.row
+        return StepRow(row.n, row.ended_at or 0.0, Kind.FAILURE, status=OutcomeStatus.FAILED,
+                       payload=msgspec.msgpack.encode(note), attempts=row.attempt, seq=row.end_seq or 0)  # fmt: skip
 
     def _tell_parent(self, run: Run, outcome: Outcome) -> None:
         row, parent = run.row, run.parent

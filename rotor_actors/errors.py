@@ -30,6 +30,7 @@ __all__ = [
     "RunExistsError",
     "RunNotFoundError",
     "RunSkippedError",
+    "RunStatusError",
     "RunTimeoutError",
     "RuntimeStateError",
     "SignalInUseError",
@@ -313,6 +314,19 @@ class RunSkippedError(RotorError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class RunStatusError(RotorError):
+    """The run's status does not allow what was asked: it runs and should have ended, or the other way round.
+
+    Attributes:
+        run_id: the run. status: what it is.
+    """
+
+    def __init__(self, message: str, *, run_id: str = "", status: str = "") -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.status = status
 
 
 class RunExistsError(RotorError):

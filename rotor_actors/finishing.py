@@ -75,7 +75,7 @@ class Finishing:
     ) -> RunCreated:
         """The run of a handler: a root of its own, that names the run it cleans up after."""
         row, now, n = run.row, self._kernel.now(), self._kernel.tree.next_n()
-        run_id = handler_run_id(row.run_id, event)
+        run_id = handler_run_id(row.run_id, event if not row.attempts_before else f"{event}:{row.attempts_before}")
         data = msgspec.msgpack.encode(HandlerInput(row.run_id, row.workflow_id, row.input, error, reason))
         return RunCreated(
             RunRow(

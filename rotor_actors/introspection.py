@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from rotor_actors.reading import Reading
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.registry import Registry
@@ -68,21 +70,34 @@ class Introspection(Reading):
         filters meet, the store follows one of them and looks at its runs for the other.
         """
         last = None if after is None else await self._row(after)
-        query = RunQuery(
-            statuses=_statuses(status),
-            workflow_id=workflow.id if isinstance(workflow, Workflow) else workflow,
+        query = msgspec.structs.replace(
+            self._query(status, workflow, since, until, error, limit),
             parent_n=None if parent is None else (await self._row(parent)).n,
             root_n=None if root is None else (await self._row(root)).n,
-            since=_epoch("since", since),
-            until=_epoch("until", until),
             id_prefix=id_prefix,
-            error=error,
-            limit=_checked_limit(limit),
             before_n=None if last is None else last.n,
             before_at=None if last is None else last.created_at,
         )
         rows = await self._read(lambda store: store.list_runs(query))
         return [run_info(row, self._registry, self._known_waits(row)) for row in rows]
+
+    def _query(
+        self,
+        status: RunStatus | str | Sequence[RunStatus | str] | None,
+        workflow: str | Workflow[Any, Any] | None,
+        since: datetime | None,
+        until: datetime | None,
+        error: str | None,
+        limit: int,
+    ) -> RunQuery:
+        return RunQuery(
+            statuses=_statuses(status),
+            workflow_id=workflow.id if isinstance(workflow, Workflow) else workflow,
+            since=_epoch("since", since),
+            until=_epoch("until", until),
+            error=error,
+            limit=_checked_limit(limit),
+        )
 
     async def count(self, *, root: str | None = None) -> dict[RunStatus, int]:
         """How many runs have each status, in one tree or in all; an unknown root counts none."""

@@ -80,6 +80,7 @@ class Invoking:
             generation=generation,
             depth=parent.depth + 1,
             input=spec.data,
+            version=workflow.version,
             headers=spec.headers,
             retries=spec.retries,
             timeout=spec.timeout,

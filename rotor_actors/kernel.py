@@ -46,6 +46,7 @@ from rotor_actors.records import (
 )
 from rotor_actors.registry import Registry
 from rotor_actors.remote_errors import record
+from rotor_actors.retention import Retention
 from rotor_actors.run import Canceller, Phase, Run
 from rotor_actors.run_queue import Fresh, Runnable, RunQueue
 from rotor_actors.stores.base import Store
@@ -73,6 +74,7 @@ class Options(msgspec.Struct, frozen=True):
     strict_replay: bool = False
     payload_limit: int = 4 * 2**20
     max_recoveries: int = 10
+    retention: Retention | None = None
     remember_event_ids: float = 86_400.0
 
 

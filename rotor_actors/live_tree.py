@@ -37,6 +37,15 @@ class LiveTree:
         if parent is not None:
             parent.add_child(f"adopted:{run.row.n}".encode(), run)
 
+    def give_back(self, run: Run, parent: Run) -> None:
+        """Its own parent goes on, and awaits it again: it stands under that one's key, no longer under its adopter."""
+        adopter = run.parent
+        if adopter is not None:
+            adopter.drop_child(f"adopted:{run.row.n}".encode(), run)
+        run.parent = parent
+        assert run.row.parent_key is not None
+        parent.add_child(run.row.parent_key, run)
+
     def remove(self, run: Run) -> None:
         """The run has ended; those of its children that run on are adopted by its parent."""
         row, parent = run.row, run.parent

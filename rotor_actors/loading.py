@@ -30,6 +30,16 @@ _OUTCOME_OF = {
 _NOT_THE_PARENTS = RunFlag.WITHDRAWN | RunFlag.RELEASED
 
 
+class FailureNote(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What ended a run that failed for good: the keys of its failed steps, and of the children that did not complete.
+
+    Nothing but `resume` asks for it.
+    """
+
+    steps: list[bytes] = []
+    invokes: list[bytes] = []
+
+
 class AttemptNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a failed attempt leaves to the next one.
 
@@ -119,6 +129,8 @@ def _add_step(loaded: Loaded, seq: int, attempt_seq: int, step: StepRow) -> None
             for key in note.forget:
                 loaded.memo.pop(key, None)
             loaded.sleeps, loaded.inherited = dict(note.sleeps), note.children
+        case Kind.FAILURE:
+            pass
         case _:
             known = Known(step.kind, step.target, Outcome(step.status, step.payload), step_id=step.step_id)
             if step.kind is Kind.INVOKE:
@@ -138,7 +150,8 @@ def _add_outcome(loaded: Loaded, seq: int, attempt_seq: int, ended: StepEnded, k
 
 
 def _add_child(loaded: Loaded, child: ChildRow, upto_seq: int) -> None:
-    if child.flags & RunFlag.WITHDRAWN:
+    let_go = child.flags & RunFlag.RELEASED and child.key not in loaded.recorded and child.key not in loaded.memo
+    if child.flags & RunFlag.WITHDRAWN or let_go:  # let go of without an outcome that stands: its parent was resumed
         loaded.generations[child.key] = max(child.generation, loaded.generations.get(child.key, 0))
     elif child.key not in loaded.memo:
         loaded.recorded.setdefault(child.key, Known(Kind.INVOKE, child.workflow_id, None, child.run_id))

@@ -51,11 +51,13 @@ class Kind(StrEnum):
     """A step's body failed and is tried again at `due`."""
     ATTEMPT = "attempt"
     """An attempt of the run failed; `payload` names the step outcomes to be forgotten."""
+    FAILURE = "failure"
+    """The run failed for good; `payload` names the step outcomes that ended it, should it be resumed."""
 
     @property
     def is_outcome(self) -> bool:
         """It tells how a step ended; the others tell of events in the run's life."""
-        return self not in (Kind.TIMER, Kind.STEP_RETRY, Kind.ATTEMPT, Kind.MAP, Kind.UNDO)
+        return self not in (Kind.TIMER, Kind.STEP_RETRY, Kind.ATTEMPT, Kind.MAP, Kind.UNDO, Kind.FAILURE)
 
     @property
     def outlives_process(self) -> bool:
@@ -125,8 +127,7 @@ class RunRow(msgspec.Struct, gc=False):
     retries: bytes | None = None
     """The retry policy given with the invoke, encoded; None for the workflow's own."""
     timeout: float | None = None
-    deadline: float | None = None
-    """When the parent's invoke times out, and after how many seconds; None where nobody awaits."""
+    """After how many seconds the parent's invoke times out; None where nobody awaits."""
     version: str | None = None
     """Of the workflow when the run was created; None where it names none."""
     origin_run_id: str | None = None
@@ -151,6 +152,8 @@ class RunRow(msgspec.Struct, gc=False):
     result: bytes | None = None
     error: bytes | None = None
     flags: int = 0
+    deadline: float | None = None
+    """When the parent's invoke times out; None where nobody awaits."""
     attempts_before: int = 0
     """How many attempts it had when it was resumed last: its retries count from there."""
 
@@ -301,6 +304,13 @@ class ItemsExpired(msgspec.Struct, tag=True, gc=False):
     seq: int = 0
 
 
+class RunsDeleted(msgspec.Struct, tag=True):
+    """Runs that have ended are gone, with all that is recorded of them."""
+
+    ns: list[int]
+    seq: int = 0
+
+
 class Together(msgspec.Struct, tag=True):
     """Entries of which a crash leaves all or none."""
 
@@ -309,7 +319,9 @@ class Together(msgspec.Struct, tag=True):
 
 
 ItemFact: TypeAlias = ItemPut | ItemDropped | ItemsDropped | ItemsExpired
-Fact: TypeAlias = RunCreated | RunAmended | RunChanged | StepRecorded | RunsCancelled | RunRested | ItemFact
+Fact: TypeAlias = (
+    RunCreated | RunAmended | RunChanged | StepRecorded | RunsCancelled | RunRested | RunsDeleted | ItemFact
+)
 Entry: TypeAlias = Fact | Together
 
 

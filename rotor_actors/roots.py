@@ -21,9 +21,13 @@ def start_root(
     headers: bytes | None = None,
     event: EventNote | None = None,
     context: contextvars.Context | None = None,
+    retries: bytes | None = None,
+    origin_run_id: str | None = None,
+    flags: int = 0,
+    merges: bool = True,
 ) -> Started:
     """Append a run at the top of a tree of its own; it begins when it is admitted. By the workflow's rules it may be
-    another run that the start leads to.
+    another run that the start leads to; unless `merges`, rules by which several starts become one are not asked.
 
     Raises:
         PayloadError: the data does not fit the rules.
@@ -39,11 +43,16 @@ def start_root(
         created_at=now,
         input=data,
         headers=headers,
+        retries=retries,
+        version=workflow.version,
+        origin_run_id=origin_run_id,
+        flags=flags,
         event=None if event is None else msgspec.msgpack.encode(event),
         status=RunStatus.QUEUED if is_queued else RunStatus.RUNNING,
         attempt_at=None if is_queued else now,
     )
-    if workflow.rules is not None:
+    rules = workflow.rules
+    if rules is not None and (merges or not (rules.merges or rules.idempotency is not None)):
         return kernel.start_by_rules(row, workflow, context)
     seq = kernel.journal.append(RunCreated(row))
     run = kernel.create(row, workflow, None, context)

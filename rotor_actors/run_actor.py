@@ -111,9 +111,9 @@ class ActorHost(StepHost, Protocol):
 class RunActor:
     """One attempt of one run."""
 
-    __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_is_cleaning", "_is_closed", "_is_fetching",
-                 "_is_moving", "_is_over", "_loaded", "_loop", "_page_waiters", "_pause", "_run", "_spins", "_state",
-                 "_steps", "_task", "_told_due")  # fmt: skip
+    __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_invoke_failures", "_is_cleaning", "_is_closed",
+                 "_is_fetching", "_is_moving", "_is_over", "_loaded", "_loop", "_page_waiters", "_pause", "_run", "_spins",
+                 "_state", "_steps", "_task", "_told_due")  # fmt: skip
 
     def __init__(
         self, host: ActorHost, run: Run, loaded: Loaded | None, *, is_replaying: bool, is_strict: bool
@@ -131,6 +131,7 @@ class RunActor:
         """What the host was told last of when something is due."""
         # Exceptions that were raised in the body for a failed step: if one ends the attempt, its step runs again.
         self._failures: list[tuple[BaseException, bytes]] | None = None
+        self._invoke_failures: list[tuple[BaseException, bytes]] | None = None
         self._task: RunTask | None = None
         self._is_cleaning = False
         self._is_closed = False
@@ -473,8 +474,11 @@ class RunActor:
         """
         if task.cancelled() or self._failures is None:
             return []
-        ended_by = _leaves_and_causes(task.exception())
-        return [key for error, key in self._failures if id(error) in ended_by]
+        return _that_ended(task, self._failures)
+
+    def invokes_that_ended(self, task: asyncio.Future[Any]) -> list[bytes]:
+        """Keys of the children whose end ended the attempt in the same ways."""
+        return [] if task.cancelled() or self._invoke_failures is None else _that_ended(task, self._invoke_failures)
 
     def _close(self, why: str) -> None:
         """Interrupt what is left of it; nothing of it is recorded. Children in flight stay: that is no withdrawal."""
@@ -639,6 +643,11 @@ class RunActor:
             self._failures = []
         self._failures.append((error, key))
 
+    def note_invoke_failure(self, error: BaseException, key: bytes) -> None:
+        if self._invoke_failures is None:
+            self._invoke_failures = []
+        self._invoke_failures.append((error, key))
+
     def now(self) -> float:
         return self._loop.time()
 
@@ -740,6 +749,11 @@ def _once() -> Callable[[], bool]:
     """A slice for clean-up after the end of an attempt: what spins there is cut off."""
     looks = iter(range(1_000))
     return lambda: next(looks, None) is None
+
+
+def _that_ended(task: asyncio.Future[Any], failures: list[tuple[BaseException, bytes]]) -> list[bytes]:
+    ended_by = _leaves_and_causes(task.exception())
+    return [key for error, key in failures if id(error) in ended_by]
 
 
 def _leaves_and_causes(error: BaseException | None) -> dict[int, BaseException]:

@@ -16,6 +16,7 @@ from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
 from rotor_actors.ids import Ids, RandomIds
 from rotor_actors.kernel import Options, Ports
 from rotor_actors.observing import Observer, Observers
+from rotor_actors.retention import Retention
 from rotor_actors.service import Service
 from rotor_actors.serving import Serving
 from rotor_actors.stores.base import Store
@@ -46,6 +47,7 @@ class Runtime(Serving):
             command line) can ask this process to cancel, send and the like.
         remember_event_ids: for how long an event that is sent with the same id again is not delivered again.
         observers: are shown what becomes durable: see `rotor_actors.telemetry` for traces, metrics and log fields.
+        retention: how long runs are kept after their end, e.g. `Retention(completed="7d")`; None for ever.
         clock, ids, rng: time, new run ids and chance, for tests.
         executor: makes, by name, what the store's blocking calls are made in; one for writing, one for reading. None:
             a thread each.
@@ -80,6 +82,7 @@ class Runtime(Serving):
         strict_replay: bool = False,
         payload_limit: int = 4 * 2**20,
         max_recoveries: int = 10,
+        retention: Retention | None = None,
         control: bool = True,
         remember_event_ids: Duration = "24h",
         observers: Iterable[Observer] = (),
@@ -97,6 +100,7 @@ class Runtime(Serving):
             strict_replay=strict_replay,
             payload_limit=_checked_number("payload_limit", payload_limit),
             max_recoveries=_checked_number("max_recoveries", max_recoveries),
+            retention=_checked_retention(retention),
             remember_event_ids=seconds(remember_event_ids, name="remember_event_ids", exclusive=True),
         )
         chance = rng or random.Random()
@@ -173,6 +177,7 @@ def _checked_number(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"{name} must be a number of at least 1, got {value!r}")
     return value
+            retention=_checked_retention(retention),
 
 
 def _checked_count(name: str, value: int | None) -> int | None:

@@ -15,6 +15,7 @@ from rotor_actors.kernel import Options, Ports
 from rotor_actors.loader import Loader
 from rotor_actors.records import ItemRow, RunRow
 from rotor_actors.recovery import Recovery, find_adopters
+from rotor_actors.retention_keeper import RetentionKeeper
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.stores.base import ItemQuery, Store
@@ -93,6 +94,9 @@ class Service:
             await self._supervisor.start_child(ChildSpec("loader", Loader(engine).serve))
             self._recovery = Recovery(engine)
             await self._recovery.begin(live, adopters, items)
+            if self._options.retention is not None:  # beside everything else: it waits for its first turn itself
+                keeper = RetentionKeeper(engine, self._options.retention)
+                await self._supervisor.start_child(ChildSpec("retention", keeper.serve))
         except BaseException:
             if self._engine is not None:
                 self._stop_everything(_closed())

@@ -12,11 +12,11 @@ from rotor_actors import control
 from rotor_actors.errors import InvokeTargetError, PayloadError
 from rotor_actors.handle import RunHandle
 from rotor_actors.messaging import Messaging
-from rotor_actors.starting import Starting
+from rotor_actors.upkeep import Upkeep
 from rotor_actors.workflow import Event, Workflow
 
 
-class Steering(Starting, Messaging):
+class Steering(Upkeep, Messaging):
     """The methods of `Runtime` whose arguments come as JSON."""
 
     async def perform(self, verb: str, arguments: Mapping[str, Any]) -> Any:

@@ -286,7 +286,9 @@ class Step(EventSteps):
         outcome = ended.outcome
         if outcome.status is OutcomeStatus.COMPLETED:
             return Invocation(codec.decode(outcome.payload or NIL), ended.run_id)
-        raise self._with_child(invoke_error(ended))
+        error = self._with_child(invoke_error(ended))
+        self._body.note_invoke_failure(error, ended.key)
+        raise error
 
     def map(
         self,
@@ -538,6 +540,7 @@ async def _ends(
             if raising is not None and ended.outcome.status is not OutcomeStatus.COMPLETED:
                 error = raising(invoke_error(ended))
                 error.add_note(f"item {index} of step {id!r}")
+                body.note_invoke_failure(error, ended.key)
                 raise error
             yield _as_outcome(ended, codec, index)
     finally:

@@ -28,6 +28,7 @@ class RunInfo(msgspec.Struct, frozen=True):
         handler: `"on_failure"`, `"on_cancel"` or `"undo"` of a run that does so for the run `handler_of`; else "".
         is_released: its parent timed out on it, and it ran on.
         is_diverged: its code had changed when it was recovered.
+        version: of its workflow, when it was created. origin_run_id: what it was restarted or forked from.
     """
 
     run_id: str
@@ -52,6 +53,8 @@ class RunInfo(msgspec.Struct, frozen=True):
     started_by: str | None = None
     handler: str = ""
     handler_of: str | None = None
+    version: str | None = None
+    origin_run_id: str | None = None
 
     def _repr_html_(self) -> str:
         """For notebooks."""
@@ -129,6 +132,8 @@ def run_info(row: RunRow, registry: Registry, waits: list[Wait]) -> RunInfo:
         started_by=row.parent_run_id if row.flags & RunFlag.STARTED else None,
         handler=(row.parent_step_id or "") if row.flags & RunFlag.HANDLER else "",
         handler_of=row.parent_run_id if row.flags & RunFlag.HANDLER else None,
+        version=row.version,
+        origin_run_id=row.origin_run_id,
     )
 
 

@@ -110,6 +110,7 @@ class Workflow(Generic[In, Out]):
         fn: the function itself, `async def fn(ctx, data)` or `async def fn(ctx)`.
         on: the event name or `Cron` that starts it, or None: started directly or invoked.
         retries: what happens when an attempt fails.
+        version: of its code, recorded with each run; None where it names none.
         timeout: how long a run may take, in seconds, over all its attempts; None for any time.
         cancel_on: the events that cancel its runs.
         on_failure, on_cancel: workflows that the runtime starts, as runs of their own, after such an end.
@@ -135,11 +136,13 @@ class Workflow(Generic[In, Out]):
         idempotency: Idempotency | None = None,
         batch: Batch | None = None,
         undos: Sequence[Callable[..., Any]] = (),
+        version: str | None = None,
     ) -> None:
         self.id = _checked_id(id)
         self.fn = _checked_function(id, fn)
         self.on = _checked_trigger(id, on)
         self.retries = RetryPolicy.of(retries)
+        self.version = _checked_version(id, version)
         self.timeout = _checked_timeout(id, timeout)
         self.undos = _checked_undos(id, undos)
         self.takes_data = len(_positional(fn)) > 1
@@ -265,6 +268,12 @@ def _checked_undos(id: str, undos: Sequence[Callable[..., Any]]) -> dict[str, Ca
 def _positional(fn: Callable[..., object]) -> list[inspect.Parameter]:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [parameter for parameter in inspect.signature(fn).parameters.values() if parameter.kind in kinds]
+
+
+def _checked_version(id: str, version: str | None) -> str | None:
+    if version is None or (isinstance(version, str) and version and is_storable(version)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return version
+    raise WorkflowDefinitionError(f"workflow {id!r}: version must be a non-empty text, e.g. '2'; got {version!r}")
 
 
 def _checked_trigger(id: str, on: str | Cron | None) -> str | Cron | None:

@@ -204,7 +204,7 @@ def _lines(steps: list[StepRow], children: list[RunRow], redact: Redact | None) 
     lines: list[tuple[float, StepJson]] = []
     timed_out: set[bytes | None] = set()
     for step in steps:
-        if step.kind in (Kind.ATTEMPT, Kind.STEP_RETRY, Kind.TIMER):
+        if not step.kind.is_outcome:
             continue
         began = step.began_at if step.began_at is not None else step.at
         line = StepJson(step.step_id, step.kind.value, step.status.value, step.attempts, began, step.at)

@@ -37,11 +37,36 @@ class RunQuery(msgspec.Struct, frozen=True):
     id_prefix: str | None = None
     error: str | None = None
     before_at: float | None = None
+    is_root: bool = False
+    """Top-level runs only."""
 
     @property
     def is_by_time(self) -> bool:
         """The order is that of creation times, and of numbers only where they are equal."""
         return self.since is not None or self.until is not None
+
+
+class EndedRootsQuery(msgspec.Struct, frozen=True):
+    """Which top-level runs that have ended to list, by the time of their end.
+
+    `before` is that time; `after` continues behind the last of the page before: its end and its number.
+    """
+
+    statuses: tuple[RunStatus, ...]
+    before: float
+    workflow_id: str | None = None
+    limit: int = 100
+    after: tuple[float, int] = (-1e300, 0)
+
+    def chooses(self, run: RunRow) -> bool:
+        return (
+            run.parent_n is None
+            and run.ended_at is not None
+            and run.status in self.statuses
+            and self.workflow_id in (None, run.workflow_id)
+            and run.ended_at <= self.before
+            and (run.ended_at, run.n) > self.after
+        )
 
 
 class ItemQuery(msgspec.Struct, frozen=True):
@@ -96,6 +121,18 @@ class StoreReader(Protocol):
 
     def find(self, run_id: str) -> RunRow | None:
         """The run of this id."""
+        ...
+
+    def rows(self, ns: list[int]) -> list[RunRow]:
+        """The runs of these numbers, by number; those that are not there are left out."""
+        ...
+
+    def tree_numbers(self, root_n: int, limit: int) -> list[int]:
+        """The numbers of a tree's runs, newest first: children before their parents."""
+        ...
+
+    def ended_roots(self, query: EndedRootsQuery) -> list[RunRow]:
+        """The top-level runs that the query chooses, those that ended first before the others."""
         ...
 
     def list_runs(self, query: RunQuery) -> list[RunRow]:
@@ -158,7 +195,11 @@ class Store(StoreReader, Protocol):
         ...
 
     def compact(self) -> None:
-        """Give back disk space that is no longer in use."""
+        """Give back disk space that is no longer in use, and put in order what is left."""
+        ...
+
+    def free(self, pages: int) -> int:
+        """Give back up to so many pages of disk space that is no longer in use. Gives how many are left."""
         ...
 
 

@@ -19,6 +19,7 @@ from rotor_actors.records import (
     RunRested,
     RunRow,
     RunsCancelled,
+    RunsDeleted,
     StepRecorded,
     StepRow,
     flatten,
@@ -28,7 +29,7 @@ from rotor_actors.records import (
 class RowBatch:
     """The rows of one commit, at most one of each kind for each run.
 
-    Written in the order created, amended, changed, rested, cancelled, they come to what the entries say in theirs.
+    Written in the order deleted, created, amended, changed, rested, cancelled, they come to what the entries say in theirs.
     """
 
     def __init__(self, entries: list[Entry]) -> None:
@@ -38,6 +39,7 @@ class RowBatch:
         self.steps: list[StepRow] = []
         self.rested: dict[int, RunRested] = {}
         self.cancelled: dict[int, RunsCancelled] = {}
+        self.deleted: dict[int, None] = {}
         self.items = ItemBatch()
         self.last_seq = max((entry.seq for entry in entries), default=0)
         for entry in flatten(entries):
@@ -54,6 +56,8 @@ class RowBatch:
                     self.cancelled.update(dict.fromkeys(entry.ns, entry))
                 case RunRested():
                     self.rested[entry.n] = entry
+                case RunsDeleted():
+                    self._delete(entry.ns)
                 case ItemPut() | ItemDropped() | ItemsDropped() | ItemsExpired():
                     self.items.add(entry)
 
@@ -74,9 +78,18 @@ class RowBatch:
         if self.cancelled:
             self.cancelled.pop(run.n, None)
 
+    def _delete(self, ns: list[int]) -> None:
+        """What else this commit holds of them came before, and is not written at all."""
+        gone = set(ns)
+        self.deleted.update(dict.fromkeys(ns))
+        self.steps = [step for step in self.steps if step.n not in gone]
+        for n in ns:
+            for rows in (self.created, self.amended, self.changed, self.rested, self.cancelled):
+                rows.pop(n, None)
+
     @property
     def last_n(self) -> int:
-        return max(self.created, default=0)
+        return max(*self.created, *self.deleted, 0, 0)
 
 
 class ItemBatch:

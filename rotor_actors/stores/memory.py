@@ -27,12 +27,14 @@ from rotor_actors.records import (
     RunRested,
     RunRow,
     RunsCancelled,
+    RunsDeleted,
     RunStatus,
     StepRecorded,
     StepRow,
     flatten,
 )
 from rotor_actors.stores.base import (
+    EndedRootsQuery,
     EndsQuery,
     ItemQuery,
     LiveRun,
@@ -42,6 +44,7 @@ from rotor_actors.stores.base import (
     newest_seq,
     place_of,
 )
+from rotor_actors.stores.schema import PROGRESS_SPACE
 
 
 class MemoryStore:
@@ -57,6 +60,7 @@ class MemoryStore:
         self._items: defaultdict[str, dict[str, ItemRow]] = defaultdict(dict)
         self._owned: defaultdict[int, set[tuple[str, str]]] = defaultdict(set)
         self._last_seq = 0
+        self._last_n = 0
 
     def open(self) -> None: ...
 
@@ -81,18 +85,23 @@ class MemoryStore:
                 case RunRested():
                     run = self._runs[entry.n]
                     run.rest_seq, run.wake_at = entry.rest_seq, entry.wake_at
+                case RunsDeleted():
+                    for n in entry.ns:
+                        self._delete(n)
                 case ItemPut() | ItemDropped() | ItemsDropped() | ItemsExpired():
                     self._keep_items(entry)
         self._last_seq = max([self._last_seq, *(entry.seq for entry in entries)])
 
     def _refuse_known_ids(self, facts: list[Fact]) -> None:
         created = Counter(entry.run.run_id for entry in facts if isinstance(entry, RunCreated))
+        freed = {n for entry in facts if isinstance(entry, RunsDeleted) for n in entry.ns}
         for run_id, times in created.items():
-            if times > 1 or run_id in self._by_id:
+            if times > 1 or self._by_id.get(run_id, -1) not in (-1, *freed):
                 raise StoreError(f"run id {run_id} is in the store already")
 
     def _create(self, run: RunRow) -> None:
         self._runs[run.n] = run.copy()
+        self._last_n = max(self._last_n, run.n)
         self._by_id[run.run_id] = run.n
         if run.parent_n is not None:
             self._children[run.parent_n].append(run.n)
@@ -104,6 +113,17 @@ class MemoryStore:
             run.error = entry.error
             if n == entry.withdrawn:
                 run.flags |= RunFlag.WITHDRAWN
+
+    def _delete(self, n: int) -> None:
+        self._steps.pop(n, None)
+        self._children.pop(n, None)
+        run = self._runs.pop(n, None)
+        if run is not None:
+            del self._by_id[run.run_id]
+            if run.parent_n is not None and run.parent_n in self._children:
+                self._children[run.parent_n].remove(n)
+        for item in [item for item in self._items[PROGRESS_SPACE].values() if item.ord == n]:
+            self._drop_item(item.space, item.key)
 
     def _keep_items(self, entry: ItemFact) -> None:
         match entry:
@@ -145,7 +165,18 @@ class MemoryStore:
         return {n: self._runs[n].parent_n for n in ns}
 
     def last_numbers(self) -> tuple[int, int]:
-        return max(self._runs, default=0), self._last_seq
+        return self._last_n, self._last_seq
+
+    def rows(self, ns: list[int]) -> list[RunRow]:
+        return [self._runs[n].copy() for n in sorted(ns) if n in self._runs]
+
+    def tree_numbers(self, root_n: int, limit: int) -> list[int]:
+        return sorted((n for n, run in self._runs.items() if run.root_n == root_n), reverse=True)[:limit]
+
+    def ended_roots(self, query: EndedRootsQuery) -> list[RunRow]:
+        chosen = [run for run in self._runs.values() if query.chooses(run)]
+        chosen.sort(key=lambda run: (run.ended_at or 0.0, run.n))
+        return [run.copy() for run in chosen[: query.limit]]
 
     def live_runs(self) -> list[LiveRun]:
         return [
@@ -205,6 +236,9 @@ class MemoryStore:
 
     def compact(self) -> None: ...
 
+    def free(self, pages: int) -> int:
+        return 0
+
 
 def _place(item: ItemRow) -> tuple[int, str]:
     return item.ord, item.key
@@ -229,6 +263,7 @@ def _matches(run: RunRow, query: RunQuery) -> bool:
         and query.workflow_id in (None, run.workflow_id)
         and query.parent_n in (None, run.parent_n)
         and query.root_n in (None, run.root_n)
+        and not (query.is_root and run.parent_n is not None)
         and (query.since is None or run.created_at >= query.since)
         and (query.until is None or run.created_at < query.until)
         and run.run_id.startswith(query.id_prefix or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rotor_actors.records import RunStatus
-from rotor_actors.stores.base import RunQuery
+from rotor_actors.stores.base import EndedRootsQuery, RunQuery
 from rotor_actors.stores.schema import HAS_ENDED
 
 Bindings = dict[str, object]
@@ -47,6 +47,8 @@ def _chosen(query: RunQuery, statuses: tuple[RunStatus, ...]) -> Chosen:
         if value is not None:
             conditions.append(f"{column} = :{column}")
             bindings[column] = value
+    if query.is_root:
+        conditions.append("parent_n IS NULL")
     conditions += _of_statuses(statuses, bindings)
     conditions += _of_texts(query, bindings)
     order = _ordered(query, conditions, bindings)
@@ -87,3 +89,18 @@ def _ordered(query: RunQuery, conditions: list[str], bindings: Bindings) -> str:
         conditions.append("created_at < :until")
         bindings["until"] = query.until
     return " ORDER BY created_at DESC, n DESC"
+
+
+def ended_by(query: EndedRootsQuery) -> Chosen:
+    """Along the index of top-level runs that have ended, which is in the order of their ends."""
+    bindings: Bindings = {f"status{i}": status.value for i, status in enumerate(query.statuses)}
+    bindings |= {"before": query.before, "after_at": query.after[0], "after": query.after[1]}
+    statuses = ", ".join(f":status{i}" for i in range(len(query.statuses)))
+    where = (
+        f"parent_n IS NULL AND ended_at IS NOT NULL AND ended_at <= :before AND (ended_at, n) > (:after_at, :after) "
+        f"AND +status IN ({statuses})"
+    )
+    if query.workflow_id is not None:
+        where += " AND +workflow_id = :workflow_id"
+        bindings["workflow_id"] = query.workflow_id
+    return Chosen(f"{where} ORDER BY ended_at, n", bindings)

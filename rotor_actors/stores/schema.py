@@ -73,6 +73,9 @@ _EVENTS = "ALTER TABLE runs ADD COLUMN event BLOB;"
 STEPS_TO_VERSION = (_RUNS_AND_STEPS, _ITEMS, _LOOKING, _EVENTS)
 SCHEMA_VERSION = len(STEPS_TO_VERSION)
 
+PROGRESS_SPACE = "progress"
+"""Items of this space belong to the run whose number is their `ord`: they outlive its end, and go when it is deleted."""
+
 RUN_FIELDS = RunRow.__struct_fields__
 MUTABLE_FIELDS = RUN_FIELDS[RUN_FIELDS.index("status") :]
 STEP_FIELDS = StepRow.__struct_fields__

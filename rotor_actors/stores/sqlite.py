@@ -97,6 +97,7 @@ class SQLiteStore(SQLiteReader):
     def _set_durability(self, connection: Connection) -> None:
         # EXTRA while the file may still have a rollback journal, FULL once it is WAL: closes a window in which a
         # stale journal can undo the file on a strict POSIX disk.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that is new; an older one keeps its own way
         connection.execute("PRAGMA synchronous = EXTRA")
         mode = connection.pragma("journal_mode", "wal")
         if mode != "wal":
@@ -132,8 +133,17 @@ class SQLiteStore(SQLiteReader):
         with self._writing("backup") as connection:
             sqlite_files.backup(connection, Path(path), self._files)
 
+    def free(self, pages: int) -> int:
+        with self._writing("free space of") as connection:
+            connection.execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()
+            left: int = connection.pragma("freelist_count")
+            if not left:  # the file is cut short when its log has been written back
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            return left
+
     def compact(self) -> None:
         with self._writing("compact") as connection, self._reading:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # for a file made before there was `free`
             connection.execute("VACUUM")
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 

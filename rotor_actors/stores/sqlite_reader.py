@@ -13,8 +13,8 @@ from rotor_actors.errors import StoreError
 from rotor_actors.ids import KEY_BYTES
 from rotor_actors.records import ChildRow, History, ItemRow, RunRow, RunStatus, StepRow
 from rotor_actors.stores import schema
-from rotor_actors.stores.base import EndsQuery, ItemQuery, LiveRun, RunQuery, merged_ends
-from rotor_actors.stores.run_queries import Chosen, chosen_by
+from rotor_actors.stores.base import EndedRootsQuery, EndsQuery, ItemQuery, LiveRun, RunQuery, merged_ends
+from rotor_actors.stores.run_queries import Chosen, chosen_by, ended_by
 from rotor_actors.stores.sqlite_connection import Connection
 from rotor_actors.stores.sqlite_errors import translated
 from rotor_actors.stores.sqlite_reading import ROWS_PER_PAGE, Bindings, Decoder, Pages
@@ -109,6 +109,21 @@ class SQLiteReader:
         with self._snapshot() as reader:
             rows = _RUNS.page(reader, "run_id = :run_id", {"run_id": run_id}, 1)
             return self._decoder.run(rows[0]) if rows else None
+
+    def rows(self, ns: list[int]) -> list[RunRow]:
+        with self._snapshot() as reader:
+            return list(map(self._decoder.run, _RUNS.of_groups(reader, "n", ns, "n")))
+
+    def tree_numbers(self, root_n: int, limit: int) -> list[int]:
+        sql = "SELECT n FROM runs WHERE root_n = ? ORDER BY n DESC LIMIT ?"
+        with self._snapshot() as reader:
+            return [n for (n,) in reader.execute(sql, (root_n, limit)).fetchall()]
+
+    def ended_roots(self, query: EndedRootsQuery) -> list[RunRow]:
+        chosen = ended_by(query)
+        with self._snapshot() as reader:
+            rows = _RUNS.page(reader, chosen.where, chosen.bindings, query.limit)
+            return [self._decoder.run_or_mark(row) for row in rows]
 
     def list_runs(self, query: RunQuery) -> list[RunRow]:
         found: list[RunRow] = []

@@ -22,6 +22,7 @@ from rotor_actors.stores.schema import (
     CHANGE_COLUMNS,
     ITEM_COLUMNS,
     MUTABLE_FIELDS,
+    PROGRESS_SPACE,
     RUN_COLUMNS,
     STEP_COLUMNS,
     blob_positions,
@@ -41,7 +42,7 @@ _CANCEL_BLOBS = blob_positions(_CANCEL_COLUMNS)
 _mutable_values = operator.attrgetter("n", *MUTABLE_FIELDS)
 _to_json = msgspec.json.Encoder().encode
 
-COMMIT = "INSERT INTO temp.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+COMMIT = "INSERT INTO temp.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def prepare(connection: Connection) -> None:
@@ -49,9 +50,13 @@ def prepare(connection: Connection) -> None:
     connection.execute(
         f"""
         CREATE TEMP VIEW commits(created, changed, steps, rested, cancelled, data, last_n, last_seq,
-                                     owners, expired, dropped, put, amended)
-            AS SELECT 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0;
+                                     owners, expired, dropped, put, amended, deleted)
+            AS SELECT 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0;
         CREATE TEMP TRIGGER commit_all INSTEAD OF INSERT ON commits BEGIN
+            {_delete("steps", "n")};
+            {_delete("rotor_transactions", "n")};
+            {_delete("items", "ord", f"space = '{PROGRESS_SPACE}' AND")};
+            {_delete("runs", "n")};
             {_insert("runs", RUN_COLUMNS, "created")};
             {_update(AMEND_COLUMNS, "amended")};
             {_update(CHANGE_COLUMNS, "changed")};
@@ -86,6 +91,7 @@ def bindings_of(batch: RowBatch) -> Sequence[Any]:
         batch.last_seq,
         *items,
         amended,
+        _some(list(batch.deleted)),
     )
 
 
@@ -175,6 +181,10 @@ def _expressions(columns: tuple[str, ...]) -> list[str]:
 def _insert(table: str, columns: tuple[str, ...], source: str) -> str:
     values = ", ".join(_expressions(columns))
     return f"INSERT INTO {table}({', '.join(columns)}) SELECT {values} FROM jsonb_each(NEW.{source})"
+
+
+def _delete(table: str, column: str, also: str = "") -> str:
+    return f"DELETE FROM {table} WHERE {also} {column} IN (SELECT value FROM json_each(NEW.deleted))"
 
 
 def _update(columns: tuple[str, ...], source: str) -> str:

@@ -1,0 +1,55 @@
+"""The service that deletes runs which are too old, in slices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from rotor_actors.durations import seconds
+from rotor_actors.engine import Engine
+from rotor_actors.errors import StoreError
+from rotor_actors.pruning import Pruning
+from rotor_actors.retention import Retention
+
+_logger = logging.getLogger("rotor_actors")
+
+_TREES_PER_SLICE = 100
+
+
+class RetentionKeeper:
+    """Looks now and then for what is too old."""
+
+    def __init__(self, engine: Engine, retention: Retention) -> None:
+        self._engine = engine
+        self._retention = retention
+        self._pruning = Pruning(engine)
+
+    async def serve(self) -> None:
+        """Look again and again, for as long as the runtime is open."""
+        while True:
+            try:
+                await self._prune()
+            except StoreError:
+                return  # the runtime stops, and says so itself
+            await self._pause()
+
+    async def _prune(self) -> None:
+        deleted = 0
+        for status, age in self._retention.ages():
+            while True:
+                before = self._engine.now() - age
+                report = await self._pruning.prune((status,), before, None, _TREES_PER_SLICE)
+                deleted += report.runs
+                if len(report.run_ids) < _TREES_PER_SLICE:
+                    break
+        if deleted:
+            await self._pruning.give_back()
+            _logger.info("retention: deleted %d runs that ended long enough ago", deleted)
+
+    async def _pause(self) -> None:
+        clock, over = self._engine.ports.clock, asyncio.Event()
+        alarm = clock.call_at(clock.now() + seconds(self._retention.every, name="every"), over.set)
+        try:
+            await over.wait()
+        finally:
+            alarm.cancel()
