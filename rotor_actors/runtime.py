@@ -177,7 +177,14 @@ def _checked_number(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"{name} must be a number of at least 1, got {value!r}")
     return value
-            retention=_checked_retention(retention),
+
+
+def _checked_retention(retention: Retention | None) -> Retention | None:
+    if retention is not None and not isinstance(retention, Retention):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"retention must be a Retention, e.g. Retention(completed='7d', failed='30d'); got {retention!r}"
+        )
+    return retention
 
 
 def _checked_count(name: str, value: int | None) -> int | None:
