@@ -112,10 +112,12 @@ class Cancellation:
         if run is not None:
             run.seen_seq = self.seq
         for each in cancelled:
-            self._mark(each, at, error)
+            row = each.row
+            row.status, row.ended_at, row.end_seq, row.error = RunStatus.CANCELLED, at, self.seq, error
+        if self._withdrawn is not None:
+            self._withdrawn.row.flags |= RunFlag.WITHDRAWN
+        self.report.cancelled.extend([each.row.run_id for each in cancelled])
         self._finishing.begin_handlers(list(handlers))
-        for each in self._runs:
-            kernel.features.run_ended(each)
         self._join_those_below()
         self._tell_parents(at, error)
         self._begin_interrupting()
@@ -145,13 +147,6 @@ class Cancellation:
         top.row.status, top.row.error = RunStatus.FAILED, msgspec.msgpack.encode(self._failure)
         top.row.ended_at, top.row.end_seq = at, seq
         return [RunChanged(top.snapshot())]
-
-    def _mark(self, run: Run, at: float, error: bytes | None) -> None:
-        row = run.row
-        row.status, row.ended_at, row.end_seq, row.error = RunStatus.CANCELLED, at, self.seq, error
-        if run is self._withdrawn:
-            row.flags |= RunFlag.WITHDRAWN
-        self.report.cancelled.append(row.run_id)
 
     def _tell_parents(self, at: float, error: bytes | None) -> None:
         for run in self._tops:
@@ -202,6 +197,8 @@ class Cancellation:
         return False
 
     def _interrupt(self, run: Run) -> None:
+        # In slices, as all that need not be in the act itself: there may be a hundred thousand runs.
+        self._kernel.features.run_ended(run)
         self._finishing.tell_waiters(run)
         self._steps |= self._kernel.steps.leaving(run)
         actor = run.actor

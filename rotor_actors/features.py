@@ -51,7 +51,10 @@ class Feature:
         return ()
 
     def run_ended(self, run: Run) -> None:
-        """The entry of its end was appended: it is `journal.last_seq`. Whoever it concerns may be told now."""
+        """The entry of its end was appended: `run.row.end_seq`. Whoever it concerns may be told now.
+
+        Of a tree that is cancelled this comes run by run, leaves first, in slices: entries may have come between.
+        """
 
 
 class StepFeature(Feature, ABC):
