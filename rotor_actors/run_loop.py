@@ -113,7 +113,8 @@ class RunLoop(asyncio.AbstractEventLoop):
         that catches each cancellation and waits on) they are left alone after some rounds, until the next message: it
         may be what ends the shielded task.
         """
-        previous, hooks = events._get_running_loop(), sys.get_asyncgen_hooks()
+        # As a tuple: the collector does not look into what sys gives, and an exception's frames may keep this one.
+        previous, hooks = events._get_running_loop(), tuple(sys.get_asyncgen_hooks())
         events._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._close_generator)
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from rotor_actors.records import Kind, OutcomeStatus, RunRow, RunsCancelled, RunStatus, StepRow
+from rotor_actors.records import Kind, OutcomeStatus, RunFlag, RunRow, RunsCancelled, RunStatus, StepRow
 from rotor_actors.simulation import trace as t
 from rotor_actors.simulation.client import UniverseRuntime
 from rotor_actors.simulation.ledger import Account, decoded, digest
@@ -51,6 +51,7 @@ class Judge(Oracle):
         self._executing: dict[tuple[str, str], int] = {}
         self._results: dict[str, str] = {}
         self._cleaned: set[int] = set()
+        self._let_go: dict[tuple[str, str], int] = {}
         self._opened_at = 0.0
         self._awaited: set[str] = set()
 
@@ -82,6 +83,7 @@ class Judge(Oracle):
         """What was seen and is not durable is unseen."""
         last_seq = self.ledger.durable_seq
         self._executing.clear()
+        self._let_go.clear()
         for script in self._scripts.values():
             kept = next((place for place, seq in enumerate(script.seqs) if seq > last_seq), len(script.seqs))
             del script.texts[kept:], script.seqs[kept:], script.dues[kept:]
@@ -107,6 +109,7 @@ class Judge(Oracle):
         self._check_text(account, event.text, where)
         if event.due:
             self._check_time(event, where)
+        self._note_withdrawals(account, event.text)
         script.texts.append(event.text)
         script.seqs.append(account.newest_seq)
         script.dues.append(event.due)
@@ -127,6 +130,13 @@ class Judge(Oracle):
                 "5 a child's end is its parent's",
                 f"{where} saw that {text!r}; its children there: {[(row.run_id, _as_seen(row)) for row in ends]}",
             )  # fmt: skip
+
+    def _note_withdrawals(self, account: Account, text: str) -> None:
+        """A scope is over: of what it awaited nothing may come to a good end from here on."""
+        name, _, rest = text.partition(" ")
+        if rest == "too late":
+            for child in self.model.children_of_race(account.plan, name):
+                self._let_go[account.row.run_id, child] = self.ledger.last_seq
 
     def _check_time(self, event: Saw, where: str) -> None:
         late = event.at - max(event.due, self._opened_at)
@@ -189,8 +199,19 @@ class Judge(Oracle):
 
     # The journal
 
+    def _spawned(self, row: RunRow) -> None:
+        super()._spawned(row)
+        self._let_go.pop((row.parent_run_id or "", row.parent_step_id or ""), None)
+
     def _changed(self, row: RunRow) -> None:
         super()._changed(row)
+        let_go = (
+            row.status is RunStatus.COMPLETED and (row.parent_run_id or "", row.parent_step_id or "") in self._let_go
+        )
+        self.require(
+            not let_go or row.flags & RunFlag.RELEASED, "18 no orphan",
+            f"run {row.run_id} completes, and the scope that awaited it was over before",
+        )  # fmt: skip
         if row.status is RunStatus.COMPLETED and not self.ledger.accounts[row.n].has_ended:
             script = self._script(row.run_id, row.attempt)
             seen = script.texts[: script.place]

@@ -29,6 +29,8 @@ class Account(msgspec.Struct):
 
     row: RunRow
     created_seq: int
+    is_abandoned: bool = False
+    """Its parent invoked it so that it outlives it."""
     plan: str = ""
     """The name of the plan that it acts: its input."""
     steps: list[StepRow] = []
@@ -134,7 +136,9 @@ class Ledger:
 
     def _create(self, row: RunRow, seq: int) -> None:
         plan = msgspec.msgpack.decode(row.input or b"\xc0")
-        account = Account(row, seq, plan if isinstance(plan, str) else "", newest_seq=seq)
+        account = Account(
+            row, seq, bool(row.flags & RunFlag.ABANDON), plan if isinstance(plan, str) else "", newest_seq=seq
+        )
         self.accounts[row.n] = self.by_id[row.run_id] = account
         if row.parent_n is not None:
             self.accounts[row.parent_n].children.append(row.n)

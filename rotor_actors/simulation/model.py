@@ -36,6 +36,11 @@ class Model:
         """Some scope that awaits a run of this plan can be cancelled by itself."""
         return plan in self._withdrawable
 
+    def children_of_race(self, plan: str, race: str) -> list[str]:
+        """The step ids of the children that this scope awaits."""
+        ops = [op for op in every_op(self._plans[plan].ops) if isinstance(op, Race) and op.name == race]
+        return [inner.name for op in ops for inner in every_op(op.ops) if isinstance(inner, Child)]
+
     # How a run may end
 
     def may_fail(self, plan: RunPlan) -> bool:

@@ -188,7 +188,31 @@ class Oracle:
                     self._cancelled(fact, entry)
                 case _:
                     pass
+        self._check_left_behind(entry)
         self.ledger.append(entry)
+
+    def _check_left_behind(self, entry: Entry) -> None:
+        """Whoever ends takes those of its children with it that it did not let go of, in the same act."""
+        facts = list(flatten([entry]))
+        cancelled = {n for fact in facts if isinstance(fact, RunsCancelled) for n in fact.ns}
+        for fact in facts:
+            if isinstance(fact, RunChanged) and fact.run.status.is_terminal:
+                children = [self.ledger.accounts[n] for n in self.ledger.accounts[fact.run.n].children]
+                left = [
+                    each.row.run_id
+                    for each in children
+                    if not each.has_ended and each.row.n not in cancelled and not self._is_let_go(each)
+                ]
+                self.require(not left, "18 no orphan", f"run {fact.run.run_id} ends, and leaves {', '.join(left)}")
+
+    def _is_let_go(self, child: Account) -> bool:
+        assert child.row.parent_n is not None
+        parent = self.ledger.accounts[child.row.parent_n]
+        has_timed_out = any(
+            step.kind is Kind.INVOKE and step.key == child.row.parent_key and step.status is OutcomeStatus.TIMED_OUT
+            for step in parent.steps
+        )
+        return has_timed_out or child.is_abandoned
 
     def _spawned(self, row: RunRow) -> None:
         self.require(

@@ -115,7 +115,8 @@ class _Drawing:
     def root(self) -> RootPlan:
         tape = self._tape
         run = self._run(self._root, 0)
-        cancel_at = tape.between(0.0, 4.0) if tape.chance(0.2) else None
+        # Early ones meet runs that are being spawned.
+        cancel_at = tape.between(0.0, 0.04 if tape.chance(0.5) else 4.0) if tape.chance(0.3) else None
         return RootPlan(run, tape.between(0.0, 1.0), tape.chance(0.15), cancel_at, tape.chance(0.4))
 
     def _run(self, name: str, depth: int) -> RunPlan:
@@ -136,7 +137,8 @@ class _Drawing:
             case 0 | 1 | 2 | 3:
                 return self._act(run, number, nesting)
             case 4:
-                return Sleep(f"sleep{number}", tape.between(0.0, 2.0), tape.chance(0.5))
+                longest = 30.0 if tape.chance(0.3) else 2.0
+                return Sleep(f"sleep{number}", tape.between(0.0, longest), tape.chance(0.5))
             case 5 | 6 | 7 if self._children_left and depth < self._size.depth:
                 return self._child(run, number, depth)
             case 8 if nesting < 2:

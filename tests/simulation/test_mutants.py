@@ -1,0 +1,53 @@
+"""All planted bugs are found, within a budget; the engine as it is passes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from mutants import FLIPS, MUTANTS, USUAL, Mutant
+
+from rotor_actors.simulation.faults import Faults
+from rotor_actors.simulation.judge import Judge, judged
+from rotor_actors.simulation.plan import Size
+from rotor_actors.simulation.running import run_universe
+from rotor_actors.simulation.universe import Settings
+
+UNIVERSES = 120
+SIZE = Size(roots=3, ops=5, children=4)
+# A mutant that cannot even run is no bug that was found.
+_BROKEN = (AttributeError, NameError, TypeError, ImportError)
+
+
+def first_failure(faults: Faults, universes: int) -> tuple[int, BaseException | None]:
+    """After how many universes something was wrong, and what."""
+    for seed in range(universes):
+        judges: list[Judge] = []
+        outcome = run_universe(judged(SIZE, judges), seed=seed, settings=Settings(faults=faults))
+        if outcome.failure is not None:
+            return seed + 1, outcome.failure
+    return universes, None
+
+
+@pytest.mark.parametrize("planted", MUTANTS, ids=lambda planted: planted.name.replace(" ", "-"))
+def test_a_planted_bug_is_found(
+    planted: Mutant, monkeypatch: pytest.MonkeyPatch, score: Callable[[str, str, int], None]
+) -> None:
+    with monkeypatch.context() as patch:
+        planted.plant(patch)
+        universes, failure = first_failure(planted.faults, UNIVERSES)
+    if isinstance(failure, _BROKEN):
+        raise failure
+    score(planted.name, "" if failure is None else str(failure), universes)
+    assert failure is not None, f"not found in {universes} universes: {planted.name}"
+
+
+@pytest.mark.parametrize("faults", [USUAL, FLIPS, Faults(crash=0.01, disk_full=0.2)], ids=["usual", "flips", "full"])
+def test_the_engine_as_it_is_passes_the_same_budget(faults: Faults) -> None:
+    universes, failure = first_failure(faults, UNIVERSES)
+    assert failure is None, f"universe {universes - 1}: {failure}"
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(MUTANTS) >= 15
+    assert len({planted.name for planted in MUTANTS}) == len(MUTANTS)
