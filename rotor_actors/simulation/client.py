@@ -60,9 +60,15 @@ async def _call(universe: Universe, runtime: UniverseRuntime, verb: str, *args: 
             universe.record(_acknowledged(universe, process, verb, args, record, task))
             result: object = task.result()
             return RunHandle[Any](runtime, task.result().run_id) if isinstance(result, RunHandle) else result
-        if verb in _STARTING and record.run_ids and kwargs.get("run_id") is None:
+        if verb in _STARTING and record.run_ids and kwargs.get("run_id") is None and not _may_lead_elsewhere(*args):
             kwargs["run_id"] = record.run_ids[0]
     raise RuntimeStateError(f"runtime.{verb} was tried {_MOST_TRIES} times, and the store failed each time")
+
+
+def _may_lead_elsewhere(workflow: Any, *_: object) -> bool:
+    """By its batch, debounce or idempotency a start may lead to another run: it is made again without an id."""
+    rules = workflow.rules
+    return rules is not None and (rules.merges or rules.idempotency is not None)
 
 
 def _begin(
