@@ -7,6 +7,7 @@ from rotor_actors.define import workflow
 from rotor_actors.durations import Duration
 from rotor_actors.errors import ErrorInfo
 from rotor_actors.flow.options import Batch, Debounce, FlowControl, Idempotency, Singleton
+from rotor_actors.flow.views import FlowKey, WaitingRun
 from rotor_actors.handle import RunHandle
 from rotor_actors.records import RunStatus
 from rotor_actors.retention import Retention
@@ -33,6 +34,7 @@ __all__ = [
     "ErrorInfo",
     "Event",
     "FlowControl",
+    "FlowKey",
     "Idempotency",
     "Invocation",
     "InvokeOutcome",
@@ -52,6 +54,7 @@ __all__ = [
     "StepInfo",
     "Store",
     "SystemClock",
+    "WaitingRun",
     "Workflow",
     "cron",
     "workflow",

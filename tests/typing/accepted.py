@@ -6,16 +6,23 @@ from dataclasses import dataclass
 from typing import Any, assert_type
 
 from rotor_actors import (
+    Batch,
     CancelOn,
     Context,
+    Debounce,
     EndedRun,
     Event,
+    FlowControl,
+    FlowKey,
+    Idempotency,
     Invocation,
     InvokeOutcome,
     RetryPolicy,
     RunHandle,
     RunInfo,
     Runtime,
+    Singleton,
+    WaitingRun,
     Workflow,
     cron,
     workflow,
@@ -203,3 +210,34 @@ async def from_outside(runtime: Runtime) -> None:
     assert_type(await runtime.execute(enrich, Contact("b")), Company)
     assert_type(await runtime.execute(tick), int)
     assert_type(await runtime.runs(status="running", workflow=enrich), list[RunInfo])
+
+
+@workflow(
+    id="limited",
+    flow_control=FlowControl("data.email", parallelism=2, rate=10, period="1m"),
+    priority="data.priority",
+    singleton=Singleton("data.email", mode="cancel"),
+    idempotency=Idempotency("data.email", period="1d"),
+)
+async def limited(ctx: Context, contact: dict[str, str]) -> Company:
+    limit = FlowControl("shared", rate=1)
+    child = await ctx.step.invoke("c", workflow=tick, data=None, timeout="1h", flow_control=limit)
+    assert_type(child, Invocation[int])
+    assert_type(await ctx.invoke("d", workflow=tick, flow_control=limit), InvokeOutcome[int])
+    return Company("")
+
+
+@workflow(id="gathered", batch=Batch(10, timeout="5s"))
+async def gathered(ctx: Context, data: list[Contact]) -> int:
+    return len(data)
+
+
+@workflow(id="settled", debounce=Debounce("5s", key="data.email", max_wait="1m"))
+async def settled(ctx: Context, contact: Contact) -> None: ...
+
+
+async def limits(runtime: Runtime) -> None:
+    assert_type(await runtime.start(gathered, [Contact("a")]), RunHandle[int])
+    assert_type(runtime.waiting("k"), list[WaitingRun])
+    assert_type(runtime.flow_keys(), list[FlowKey])
+    assert_type(await runtime.pause_key("k"), None)
