@@ -54,9 +54,13 @@ async def family(ctx: Context) -> list[str]:
         assert outcome.is_timed_out
         return (await ctx.step.join("join", run_id=outcome.run_id, timeout="1h", returns=str)).result
 
-    branches = [ctx.step.invoke(f"b{n}", workflow=branch, data=f"b{n}", timeout="1h") for n in range(2)]
-    first, second, *others = await asyncio.gather(*branches, left(), late())
-    return [*first.result, *second.result, *others]  # type: ignore[union-attr, list-item]
+    async def both() -> list[str]:
+        branches = [ctx.step.invoke(f"b{n}", workflow=branch, data=f"b{n}", timeout="1h") for n in range(2)]
+        first, second = await asyncio.gather(*branches)
+        return [*first.result, *second.result]
+
+    pair, one, other = await asyncio.gather(both(), left(), late())
+    return [*pair, one, other]
 
 
 @workflow(id="debounced", debounce=Debounce("10s"), idempotency=Idempotency("data"))
