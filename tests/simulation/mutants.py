@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+from rotor_actors import journal
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.ending import Ending
 from rotor_actors.engine import Engine
@@ -150,7 +151,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
     def one_by_one(self: Journal, entry: Any) -> int:
         if not isinstance(entry, Together):
             return append(self, entry)
-        entry.seq = [append(self, each) for each in entry.entries][-1]
+        for each in entry.entries:
+            entry.seq = append(self, each)
+            self._batches.append(journal._Batch(entry.seq))  # pyright: ignore[reportPrivateUsage]
         return entry.seq
 
     patch.setattr(Journal, "append", one_by_one)
