@@ -76,6 +76,8 @@ def _run(job: Job, given: argparse.Namespace) -> Tally:
     try:
         for tally in play_all(job, _seeds(given, began), given.jobs):
             total.add(tally)
+            for seed, text in tally.failures:
+                print(f"seed {seed}: {text.partition(chr(10))[0]}", file=sys.stderr)
             progress.show(total.universes, len(total.failures))
     except KeyboardInterrupt:
         print("interrupted: what follows is about the universes that were run", file=sys.stderr)

@@ -18,9 +18,9 @@ from rotor_actors.simulation.judge import Judge, judged
 from rotor_actors.simulation.oracle import Oracle
 from rotor_actors.simulation.plan import Size
 from rotor_actors.simulation.playing import Work
-from rotor_actors.simulation.reporting import timeline
 from rotor_actors.simulation.running import Outcome, run_universe
 from rotor_actors.simulation.simulation import Simulation
+from rotor_actors.simulation.timeline import timeline
 from rotor_actors.simulation.universe import Settings, Universe
 
 _SEEDS_PER_TASK = 10
@@ -98,7 +98,7 @@ def _fan_out(job: Job, oracles: list[Oracle]) -> Callable[[Universe], Awaitable[
 
 def describe(outcome: Outcome) -> str:
     """A failure in a few lines."""
-    lines = [f"{type(outcome.failure).__name__}: {outcome.failure}", *timeline(outcome.trace)[-25:]]
+    lines = [f"{type(outcome.failure).__name__}: {outcome.failure}", *timeline(outcome.trace, 25)]
     return "\n".join(lines)
 
 

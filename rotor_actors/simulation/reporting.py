@@ -15,13 +15,11 @@ from typing import Any
 
 import apsw
 
-from rotor_actors.records import Entry, RunChanged, RunCreated, RunsCancelled, StepRecorded, Together
-from rotor_actors.simulation import trace as t
 from rotor_actors.simulation.errors import InvariantError
 from rotor_actors.simulation.running import Outcome
 from rotor_actors.simulation.schedule import VARIABLE, Schedule, count
+from rotor_actors.simulation.timeline import timeline
 
-_MOST_LINES = 60
 _NOT_THE_USERS = (str(Path(__file__).parent.parent), str(Path(asyncio.__file__).parent))
 _MOST_CHOICES = 24
 
@@ -90,63 +88,3 @@ def _choices(choices: dict[str, list[int]]) -> str:
         return ""
     more = f", … {len(drawn) - _MOST_CHOICES} more" if len(drawn) > _MOST_CHOICES else ""
     return f": {', '.join(drawn[:_MOST_CHOICES])}{more}"
-
-
-# The timeline
-
-
-def timeline(trace: list[t.TraceEvent]) -> list[str]:
-    """The last events that mean something to a reader, one line each."""
-    names: dict[int, str] = {}
-    lines = [f"  {event.at:12.4f} s  {text}" for event in trace for text in _texts(event, names)]
-    left_out = len(lines) - _MOST_LINES
-    return [f"  … {left_out} earlier lines", *lines[left_out:]] if left_out > 0 else lines
-
-
-def _texts(event: t.TraceEvent, names: dict[int, str]) -> list[str]:
-    match event:
-        case t.Opened():
-            return [f"life {event.incarnation} opens the store"]
-        case t.Closed():
-            return [f"life {event.incarnation} closes the store"]
-        case t.Crashed():
-            return [f"life {event.incarnation} DIES: {event.place}"]
-        case t.Appended():
-            return _entry(event.entry, names)
-        case t.CommitFailed():
-            return [f"commit of {len(event.entries)} failed: {event.error}"]
-        case t.Committed():
-            return [f"committed {len(event.entries)} entries"]
-        case t.EffectBegun():
-            again = f" ({event.execution})" if event.execution > 1 else ""
-            return [f"{event.run_id[:8]} begins step {event.step_id!r}{again}"]
-        case t.Acknowledged():
-            return [f"runtime.{event.verb} {event.run_id[:8]} is answered: {event.outcome[:120]}"]
-        case t.Noted():
-            return [f"-- {event.text}"]
-        case _:
-            return []
-
-
-def _entry(entry: Entry, names: dict[int, str]) -> list[str]:
-    match entry:
-        case RunCreated():
-            run = entry.run
-            names[run.n] = run.run_id[:8]
-            above = f", child of {names.get(run.parent_n or 0, '?')}" if run.parent_n is not None else ""
-            return [f"{run.run_id[:8]} is created: {run.workflow_id!r}{above}"]
-        case RunChanged():
-            run = entry.run
-            names[run.n] = run.run_id[:8]
-            return [f"{run.run_id[:8]} is {run.status.value}, attempt {run.attempt}"]
-        case StepRecorded():
-            step = entry.step
-            who = names.get(step.n, f"run {step.n}")
-            what = f"step {step.step_id!r}" if step.step_id else step.kind.name.lower()
-            return [f"{who} records {what}: {step.status.name.lower() if step.status is not None else ''}"]
-        case RunsCancelled():
-            return [f"cancelled: {', '.join(names.get(n, f'run {n}') for n in entry.ns)}"]
-        case Together():
-            return [line for each in entry.entries for line in _entry(each, names)]
-        case _:
-            return []
