@@ -12,15 +12,15 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 from crash_kit import ActError, Body, Play
 
-from rotor_actors import RetryPolicy
+from rotor_actors import Event, RetryPolicy
 
 Op = Callable[[Play], Coroutine[Any, Any, None]]
 Ended = (Exception, asyncio.CancelledError)
 
 
-def random_body(seed: int, *, size: int = 3) -> Body:
+def random_body(seed: int, *, size: int = 3, with_events: bool = False) -> Body:
     """The body that this seed stands for: the same in each process, but not from one version of this file to another."""
-    maker = _Maker(random.Random(f"body-{seed}"))
+    maker = _Maker(random.Random(f"body-{seed}"), with_events)
     ops = [maker.op(size) for _ in range(maker.rng.randint(1, 3))]
 
     async def body(play: Play) -> None:
@@ -63,13 +63,16 @@ async def _noted(play: Play, name: str, op: Callable[[], Awaitable[object]]) -> 
 
 
 class _Maker:
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, with_events: bool) -> None:
         self.rng = rng
         self._numbers = itertools.count()
         self._leaves: list[Callable[[str], Op]] = [
             self._act, self._act, self._act, self._failing_act, self._retried_act, self._flaky_act, self._child,
             self._child, self._sleep, self._durable_sleep, self._yield,
         ]  # fmt: skip
+        if with_events:
+            self._leaves += [self._wait_for_event, self._wait_for_event, self._send_event, self._send_event,
+                             self._wait_for_signal]  # fmt: skip
         self._nodes: list[Callable[[str, list[Op]], Op]] = [
             self._in_turn, self._gather, self._task_group, self._wait, self._wait_for, self._timeout,
             self._as_completed, self._queue, self._lock, self._cancelled_task, self._shield, self._tidy, self._caught,
@@ -123,6 +126,32 @@ class _Maker:
 
     def _yield(self, name: str) -> Op:
         return lambda play: _noted(play, name, lambda: asyncio.sleep(0))
+
+    def _wait_for_event(self, name: str) -> Op:
+        event, limit = f"event-{self.rng.randint(0, 1)}", self.span(8.0)
+        where = self.rng.choice([None, "data == 'x'", "data != 'y'"])
+
+        async def run(play: Play) -> None:
+            found = await play.step.wait_for_event(name, event=event, timeout=limit, where=where)
+            play.saw(f"{name} {None if found is None else found.data}")
+
+        return run
+
+    def _send_event(self, name: str) -> Op:
+        events = [Event(f"event-{self.rng.randint(0, 1)}", self.rng.choice("xyz")) for _ in range(2)]
+        id = name if self.rng.random() < 0.3 else None
+        events[0] = Event(events[0].name, events[0].data, id)
+        takes = self.span()
+
+        async def run(play: Play) -> None:
+            await play.act(f"before {name}", takes)
+            play.saw(f"{name} {await play.step.send_event(name, events)}")
+
+        return run
+
+    def _wait_for_signal(self, name: str) -> Op:
+        signal, limit = f"signal-{self.rng.randint(0, 1)}", self.span()
+        return lambda play: _noted(play, name, lambda: play.step.wait_for_signal(name, signal=signal, timeout=limit))
 
     # Nodes
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from crash_kit import Play, survives_every_crash
 from kit import FragileStore, World, until
@@ -20,6 +21,7 @@ from rotor_actors.errors import (
     StoreError,
     WorkflowFailedError,
 )
+from rotor_actors.events.waiting import WaiterNote
 from rotor_actors.records import Entry, ItemDropped, ItemPut, RunCreated, StepRecorded, Together, flatten
 
 pytestmark = pytest.mark.asyncio
@@ -447,6 +449,21 @@ async def test_an_event_that_comes_when_the_wait_is_over_is_not_for_it() -> None
         await world.close()
         world.clock._now += 2 * 3600  # pyright: ignore[reportPrivateUsage]
         await world.open()
+        await world.runtime.send(Event("payment", {"order": 1}))
+        assert await world.result(id) is None
+
+
+async def test_an_expression_that_this_program_does_not_know_waits_for_its_timeout(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with World(paid) as world:
+        [id] = await world.runtime.send(Event("order.created", {"order": 1}))
+        await world.settle()
+        [item] = world.store._items["event-waiters"].values()  # pyright: ignore[reportPrivateUsage]
+        note = msgspec.msgpack.decode(item.body or b"", type=WaiterNote)
+        item.body = msgspec.msgpack.encode(msgspec.structs.replace(note, where="data.x like 'a%'"))
+        await world.reopen()
+        assert "waits for no event any more, only for its timeout: where=" in caplog.text
         await world.runtime.send(Event("payment", {"order": 1}))
         assert await world.result(id) is None
 

@@ -35,9 +35,9 @@ def silent(caplog: pytest.LogCaptureFixture) -> None:
 REGRESSIONS = [1, 3, 7, 15, 30255, 60559, 60726]
 
 
-async def try_seed(seed: int, most: int) -> int:
+async def try_seed(seed: int, most: int, *, with_events: bool = False) -> int:
     """Crash the body of this seed at some positions; gives the number of crashes, or fails with the seed."""
-    body, rng = random_body(seed), random.Random(seed)
+    body, rng = random_body(seed, with_events=with_events), random.Random(seed)
     reference = await run_once(body, retries=POLICY)
     crashes = 0
     for position in _some(rng, reference.store, most):
@@ -63,6 +63,14 @@ async def test_random_bodies_take_the_same_branches_after_a_crash(first: int) ->
         crashes += await try_seed(seed, CRASHES)
     assert crashes > BODIES_PER_TEST // 2
     print(f"seeds from {first}: {crashes} crashes")
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + BODIES // 3, BODIES_PER_TEST))
+async def test_random_bodies_that_send_and_wait_for_events_do_so_too(first: int) -> None:
+    crashes = 0
+    for seed in range(first, first + BODIES_PER_TEST):
+        crashes += await try_seed(seed, CRASHES, with_events=True)
+    assert crashes > BODIES_PER_TEST // 2
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from rotor_actors.errors import ExpressionError
-from rotor_actors.events.expression import Node, condition
+from rotor_actors.events.expression import Literal, Node, condition
 from rotor_actors.events.own import bound, own_values
 from rotor_actors.events.waiters import Waiter, Waiters
 from rotor_actors.features import StepFeature
@@ -19,6 +20,8 @@ from rotor_actors.run import Run
 from rotor_actors.step_specs import WaitForEventSpec
 
 SPACE = "event-waiters"
+
+_logger = logging.getLogger("rotor_actors")
 _MOST_PARSED = 1_000
 
 
@@ -64,7 +67,15 @@ class EventWaits(StepFeature):
             if run is not None:
                 note = msgspec.msgpack.decode(item.body or b"", type=WaiterNote)
                 values: list[Any] = [] if note.own is None else codec.decode(note.own)
-                self._add(Waiting(run, note, bound(self._parse(note.match, note.where), values), item.due))
+                self._add(Waiting(run, note, self._restored(run, note, values), item.due))
+
+    def _restored(self, run: Run, note: WaiterNote, values: list[Any]) -> Node | None:
+        try:
+            return bound(self._parse(note.match, note.where), values)
+        except ExpressionError as error:  # it was one to the program that wrote it
+            _logger.error("%s: step %r waits for no event any more, only for its timeout: %s", run.where, note.step_id,
+                          error, extra={"run_id": run.row.run_id})  # fmt: skip
+            return Literal(False)
 
     def waiting(self, run: Run) -> Mapping[bytes, Known]:
         of_run = self._of_run.get(run.row.n, {})
