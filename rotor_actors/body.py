@@ -12,7 +12,7 @@ from rotor_actors.map_state import MapState
 from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.payload import Codec
 from rotor_actors.records import Kind
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflow import Event, Workflow
 
 NIL = b"\xc0"
 """None, encoded."""
@@ -48,6 +48,12 @@ class Body(Mapper, Protocol):
 
     def now(self) -> float: ...
 
+    def is_replaying(self) -> bool: ...
+
+    def event(self) -> Event:
+        """What started the run."""
+        ...
+
     def seconds(self, value: Duration, name: str, maximum: float | None = None) -> float:
         """`durations.seconds` above zero, with a memory: a timeout is mostly one of a few texts."""
         ...
@@ -75,6 +81,8 @@ class Body(Mapper, Protocol):
 
 def checked_step_id(id: str) -> str:
     """Raise TypeError where it cannot be a step's id."""
+    if type(id) is str and id and id.isascii():
+        return id  # which says that it is storable without encoding it
     if not isinstance(id, str) or not id or not is_storable(id):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"a step's id must be a non-empty string, e.g. 'fetch-page'; got {id!r}")
     return id

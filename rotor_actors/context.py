@@ -42,9 +42,7 @@ class Context:
         parent_run_id: str | None,
         root_run_id: str,
         depth: int,
-        event: Callable[[], Event],
         headers: Mapping[str, str],
-        is_replaying: Callable[[], bool],
     ) -> None:
         self.run_id = run_id
         self.workflow_id = workflow_id
@@ -55,15 +53,13 @@ class Context:
         self.headers = headers
         self.step = Step(body)
         self._body = body
-        self._event = event
-        self._is_replaying = is_replaying
         self._random: random.Random | None = None
         self._logger: logging.LoggerAdapter[logging.Logger] | None = None
 
     @property
     def event(self) -> Event:
         """What started the run: its name, its data, and when."""
-        return self._event()
+        return self._body.event()
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -76,7 +72,7 @@ class Context:
                 "attempt": self.attempt,
             }
             logger = logging.getLogger("rotor_actors.workflow")
-            self._logger = _SilentOnReplay(logger, fields, self._is_replaying)
+            self._logger = _SilentOnReplay(logger, fields, self._body.is_replaying)
         return self._logger
 
     def now(self) -> datetime:

@@ -124,8 +124,9 @@ class Joins(StepFeature):
     # Ends
 
     def run_ended(self, run: Run) -> None:
-        for joiner in tuple(self._of_run.get(run.row.n, {}).values()):
-            self._remove(joiner)
+        if run.row.n in self._of_run:
+            for joiner in tuple(self._of_run[run.row.n].values()):
+                self._remove(joiner)
         self._tell(run.row)
 
     def _tell(self, row: RunRow) -> None:

@@ -283,7 +283,11 @@ class Kernel(ABC):
         caller's context: what the parent sets later is not for the child to see.
         """
         run = Run(self, row.copy(), parent, Phase.FRESH)
-        run.workflow, run.caller_context = workflow, None if context is None else context.copy()
+        run.workflow = workflow
+        if parent is not None:
+            run.caller_context = parent.context_for_children()
+        elif context is not None:
+            run.caller_context = context.copy()
         self.tree.add(run)
         self.features.run_known(run)
         if ticket is not None:

@@ -69,9 +69,9 @@ class Run:
     """One run that has not ended. Its children stand in its `ChildTable`: the run tree is the supervision tree."""
 
     __slots__ = (
-        "actor", "caller_context", "cancellation", "children", "cleaning", "context", "history", "history_seq", "host",
-        "is_doomed", "is_queued",
-        "mailbox", "owns_items", "parent", "phase", "row", "seen_seq", "waiters", "waiting", "workflow",
+        "actor", "caller_context", "cancellation", "children", "cleaning", "context", "context_of_turn", "history",
+        "history_seq", "host", "is_doomed", "is_queued", "mailbox", "owns_items", "parent", "phase", "row", "seen_seq",
+        "waiters", "waiting", "workflow",
     )  # fmt: skip
 
     def __init__(self, host: RunHost, row: RunRow, parent: Run | None, phase: Phase) -> None:
@@ -86,6 +86,7 @@ class Run:
         # What each attempt begins with, as it was where the run was started or invoked; unknown after a recovery.
         self.caller_context: contextvars.Context | None = None
         self.context: contextvars.Context | None = None
+        self.context_of_turn: contextvars.Context | None = None
         self.history: History | None = None
         self.history_seq = 0
         # The steps that had begun with a feature when its history was read.
@@ -131,6 +132,12 @@ class Run:
     def _is_clean(self, gone: Canceller, _: object) -> None:
         if self.cleaning is not None:
             self.cleaning.pop(gone, None)
+
+    def context_for_children(self) -> contextvars.Context | None:
+        """A copy of what its body sees, one for all that it spawns before it goes on: what it sets later is its own."""
+        if self.context_of_turn is None and self.context is not None:
+            self.context_of_turn = self.context.copy()
+        return self.context_of_turn
 
     # The mailbox
 

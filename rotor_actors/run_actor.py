@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from asyncio import events
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -208,6 +209,7 @@ class RunActor:
     def _run_to_rest(self) -> bool:
         """Run the body, perform what it asked for, replay what answers it; False when the slice is used up."""
         while True:
+            self._run.context_of_turn = None
             is_at_rest = self._loop.run(self._is_over)
             if (self._effects or self._state.effects) and not self._perform_effects():
                 return False
@@ -588,12 +590,12 @@ class RunActor:
 
     def ask(self, step_id: str, kind: Kind, target: str, spec: object) -> StepEnded | Pending:
         loop, state = self._loop, self._state
-        if not loop.is_running():
+        if events._get_running_loop() is not loop:
             raise self._outside(f"step {step_id!r}")
         asked = state.request(step_id, kind, target, spec)
         if type(asked) is Pending:
             asked.future = loop.step_future(state, asked.key)
-            asked.asked_at = loop.time()
+            asked.asked_at = loop.now
         return asked
 
     def open_map(self, step_id: str, target: str) -> MapState:
@@ -710,12 +712,13 @@ class RunActor:
             parent_run_id=None if row.flags & RunFlag.STARTED else row.parent_run_id,
             root_run_id=row.root_run_id,
             depth=row.depth,
-            event=self._event,
             headers=_NO_HEADERS if row.headers is None else msgspec.msgpack.decode(row.headers, type=dict[str, str]),
-            is_replaying=lambda: self._state.replaying,
         )
 
-    def _event(self) -> Event:
+    def is_replaying(self) -> bool:
+        return self._state.replaying
+
+    def event(self) -> Event:
         workflow = self._run.workflow
         assert workflow is not None
         row = self._run.row

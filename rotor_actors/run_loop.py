@@ -70,7 +70,7 @@ class RunLoop(asyncio.AbstractEventLoop):
     def __init__(
         self, now: float, name: str, host: asyncio.AbstractEventLoop | None = None, where: object = None
     ) -> None:
-        self._now = now
+        self.now = now
         self._name = name
         self._where = where or name
         self._host = host
@@ -89,8 +89,8 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._rounds = 0
         if self._yields is not None:
             self.spin_on()
-        if now > self._now:
-            self._now = now
+        if now > self.now:
+            self.now = now
 
     def spin_on(self) -> None:
         """Let tasks that give way again and again do so for another while."""
@@ -188,7 +188,7 @@ class RunLoop(asyncio.AbstractEventLoop):
     # What asyncio asks of a loop
 
     def time(self) -> float:
-        return self._now
+        return self.now
 
     # asyncio asks this for each task and each future; `bool()`, which is False, is the cheapest way to answer.
     get_debug = staticmethod(bool)
@@ -248,7 +248,7 @@ class RunLoop(asyncio.AbstractEventLoop):
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        return self.call_at(self.now + delay, callback, *args, context=context)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None

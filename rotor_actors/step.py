@@ -43,6 +43,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 STEP_TIMEOUT: Duration = "5m"
+_STEP_SECONDS = 300.0
 LONGEST_INVOKE = 24 * 3600.0
 
 ANY: Any = Any
@@ -170,7 +171,7 @@ class Step(EventSteps):
         spec = RunSpec(
             fn=_checked_callable(self._body, id, fn),
             args=args,
-            timeout=self._body.seconds(timeout, "timeout"),
+            timeout=_STEP_SECONDS if timeout is STEP_TIMEOUT else self._body.seconds(timeout, "timeout"),
             policy=None if retries is None else RetryPolicy.of(retries),
             codec=self._body.step_codec(fn),
             undo=None if undo is None else self._undo_spec(id, undo, args, timeout, undo_retries),

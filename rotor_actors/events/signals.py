@@ -111,8 +111,9 @@ class Signals(StepFeature):
             self._end(run, pending.key, pending.step_id, pending.target, outcome)
 
     def run_ended(self, run: Run) -> None:
-        for wait in tuple(self._of_run.get(run.row.n, {}).values()):
-            self._remove(wait)
+        if run.row.n in self._of_run:
+            for wait in tuple(self._of_run[run.row.n].values()):
+                self._remove(wait)
 
     def _end(self, run: Run, key: bytes, step_id: str, signal: str, outcome: Outcome) -> None:
         wait = self._of_run.get(run.row.n, {}).get(key)

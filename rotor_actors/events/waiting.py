@@ -125,8 +125,9 @@ class EventWaits(StepFeature):
         self._kernel.record_outcome(waiting.run, row, outcome, ItemDropped(SPACE, waiting.item_key))
 
     def run_ended(self, run: Run) -> None:
-        for waiting in tuple(self._of_run.get(run.row.n, {}).values()):
-            self._remove(waiting)
+        if run.row.n in self._of_run:
+            for waiting in tuple(self._of_run[run.row.n].values()):
+                self._remove(waiting)
 
     def _end(self, run: Run, pending: Pending, status: OutcomeStatus, payload: bytes | None) -> None:
         waiting = self._of_run.get(run.row.n, {}).get(pending.key)
