@@ -188,8 +188,10 @@ class Engine(Kernel):
             info = ErrorInfo(type(error).__name__, f"internal error: {error}")
             self.ending.end(runnable, RunStatus.FAILED, error=msgspec.msgpack.encode(info))
 
-    def start_by_rules(self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None) -> Started:
-        return self.arriving.start(row, workflow, context)
+    def start_by_rules(
+        self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None, *, merges: bool = True
+    ) -> Started:
+        return self.arriving.start(row, workflow, context, merges=merges)
 
     # Workflows
 

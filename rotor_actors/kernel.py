@@ -187,8 +187,10 @@ class Kernel(ABC):
         """An error of ours escaped from an actor."""
 
     @abstractmethod
-    def start_by_rules(self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None) -> Started:
-        """Start a run of a workflow that has rules, as the row says; or make the start part of another, or of none."""
+    def start_by_rules(
+        self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None, *, merges: bool = True
+    ) -> Started:
+        """Start a run of a workflow that has rules, as the row says; or, if `merges`, make the start part of another."""
 
     # Time, chance, appending
 

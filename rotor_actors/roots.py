@@ -51,9 +51,8 @@ def start_root(
         status=RunStatus.QUEUED if is_queued else RunStatus.RUNNING,
         attempt_at=None if is_queued else now,
     )
-    rules = workflow.rules
-    if rules is not None and (merges or not (rules.merges or rules.idempotency is not None)):
-        return kernel.start_by_rules(row, workflow, context)
+    if workflow.rules is not None:
+        return kernel.start_by_rules(row, workflow, context, merges=merges)
     seq = kernel.journal.append(RunCreated(row))
     run = kernel.create(row, workflow, None, context)
     run.seen_seq = seq

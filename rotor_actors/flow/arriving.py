@@ -42,16 +42,23 @@ class Arriving(Feature):
         self.merging = Merging(kernel)
         self._once = Once()
 
-    def start(self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None) -> Started:
+    def start(
+        self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None, *, merges: bool = True
+    ) -> Started:
         """Take a start, as the row that its run would have. Nothing is durable before the entry that is given is.
+
+        Args:
+            merges: ask the rules by which several starts become one; else it is a run of its own, in its line.
 
         Raises:
             PayloadError: the data does not fit the rules. Not for an event: it is found out by the run.
         """
         rules = workflow.rules or Rules()
+        if not merges:
+            rules = msgspec.structs.replace(rules, debounce=None, idempotency=None)
         now, is_event = self._kernel.now(), row.event is not None
         ticket = make_ticket(workflow.id, rules, None, row.input, is_lenient=is_event)
-        once = self._once_name(workflow, row.input)
+        once = self._once_name(workflow.id, rules, row.input)
         if once is not None and (known := self._once.find(once, now)) is not None:
             return self._there(known)
         rival = self._kernel.gate.rival(ticket)
@@ -60,7 +67,10 @@ class Arriving(Feature):
                 self._kernel.journal.append(self._remember(once, rival.row.run_id, rules, now))
             return self._there(rival.row.run_id)
         with self._kernel.journal.one_act():
-            started = self._create(row, workflow, rules, ticket, once, context)
+            if rules.batch is not None and merges:
+                started = self._batch(row, workflow, rules.batch, context)
+            else:
+                started = self._create(row, workflow, rules, ticket, once, context)
         self._kernel.queue_of_runs.poke()
         return started
 
@@ -68,8 +78,6 @@ class Arriving(Feature):
         self, row: RunRow, workflow: Workflow[Any, Any], rules: Rules, ticket: Ticket, once: str | None,
         context: contextvars.Context | None,
     ) -> Started:  # fmt: skip
-        if rules.batch is not None:
-            return self._batch(row, workflow, rules.batch, context)
         if rules.debounce is not None:
             run = self.merging.debounce(row, workflow, rules.debounce, context)
         else:
@@ -105,9 +113,9 @@ class Arriving(Feature):
 
     # Idempotency
 
-    def _once_name(self, workflow: Workflow[Any, Any], data: bytes | None) -> str | None:
-        rule = None if workflow.rules is None else workflow.rules.idempotency
-        return None if rule is None else own_name(workflow.id, rule.key, Input(data))
+    def _once_name(self, workflow_id: str, rules: Rules, data: bytes | None) -> str | None:
+        rule = rules.idempotency
+        return None if rule is None else own_name(workflow_id, rule.key, Input(data))
 
     def _remember(self, name: str, run_id: str, rules: Rules, now: float) -> ItemPut:
         assert rules.idempotency is not None
@@ -138,7 +146,7 @@ class Arriving(Feature):
         """One that is under way without a ticket counts all the same: it was brought back after its end, or its workflow
         had no rules when it began."""
         rules = None if run.workflow is None else run.workflow.rules
-        if rules is None or run.phase is not Phase.STORED or run.row.status is not RunStatus.RUNNING:
+        if rules is None or run.phase is Phase.FRESH or run.row.status is not RunStatus.RUNNING:
             return
         if run.row.n not in self._kernel.gate.passes:
             self._kernel.gate.restore(

@@ -260,6 +260,53 @@ async def test_runs_that_began_before_their_workflow_had_limits_count() -> None:
         assert watch.running == ["1"]
 
 
+async def test_a_run_that_is_resumed_goes_on_at_once_and_counts_over_a_restart_too() -> None:
+    watch, is_broken = Watch(), [True]
+
+    @workflow(id="w", retries=0, flow_control=FlowControl("k", parallelism=1))
+    async def work(ctx: Context, name: str) -> str:
+        await ctx.step.run("enter", watch.enter, name)
+        await ctx.step.sleep("work", 10)
+        await ctx.step.run("break", broken, name)
+        await ctx.step.sleep("more", 10)
+        await ctx.step.run("exit", watch.exit, name)
+        return name
+
+    async def broken(name: str) -> None:
+        if is_broken[0] and name == "0":
+            await watch.exit(name)
+            raise RuntimeError("no")
+
+    async with World(work) as world:
+        first = await world.runtime.start(work, "0")
+        await world.clock.advance("10s")
+        assert await first.status() is RunStatus.FAILED
+        is_broken.clear()
+        is_broken.append(False)
+        second = await world.runtime.start(work, "1")
+        await world.runtime.resume(first.run_id)
+        third = await world.runtime.start(work, "2")
+        await world.clock.advance("1s")
+        assert await first.status() is RunStatus.RUNNING
+        assert (world.runtime.flow_keys()[0].running, world.runtime.flow_keys()[0].waiting) == (2, 1)
+        await world.reopen()
+        assert (world.runtime.flow_keys()[0].running, world.runtime.flow_keys()[0].waiting) == (2, 1)
+        assert [await world.result(each.run_id) for each in (first, second, third)] == ["0", "1", "2"]
+
+
+async def test_a_restart_stands_in_line() -> None:
+    watch = Watch()
+    work = worker(watch, FlowControl("k", parallelism=1))
+    async with World(work) as world:
+        first = await world.runtime.start(work, "0")
+        await world.result(first)
+        await world.runtime.start(work, "1")
+        again = await world.runtime.restart(first.run_id)
+        assert await again.status() is RunStatus.QUEUED
+        assert await world.result(again) == "did 0"
+    assert watch.began == ["0", "1", "0"]
+
+
 async def test_queued_runs_of_an_unknown_workflow_wait_for_it_and_keep_their_place() -> None:
     watch = Watch()
     work = worker(watch, FlowControl("k", parallelism=1))

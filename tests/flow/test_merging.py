@@ -324,6 +324,33 @@ async def test_an_event_with_a_known_key_starts_nothing() -> None:
         assert (len(first), second) == (1, [])
 
 
+# After the end
+
+
+@pytest.mark.parametrize("rule", [{"debounce": Debounce("10s")}, {"idempotency": Idempotency("data.user")}])
+async def test_a_restart_is_a_run_of_its_own_that_stands_in_line(rule: dict[str, Any]) -> None:
+    seen: list[str] = []
+    note = noting(seen, takes=5.0, flow_control=FlowControl("k", parallelism=1), **rule)
+    async with World(note) as world:
+        first = await world.runtime.start(note, Note("a", "one"))
+        await world.result(first)
+        one = await world.runtime.restart(first.run_id)
+        two = await world.runtime.restart(first.run_id)
+        assert len({first.run_id, one.run_id, two.run_id}) == 3
+        assert [await one.status(), await two.status()] == [RunStatus.RUNNING, RunStatus.QUEUED]
+        assert await world.result(two) == "one"
+
+
+async def test_a_batch_that_is_restarted_has_its_elements_again() -> None:
+    seen: list[list[str]] = []
+    batch = batching(seen, batch=Batch(2, "10s"), flow_control=FlowControl("k", parallelism=1))
+    async with World(batch) as world:
+        first = await world.runtime.start(batch, [Note("a", "0"), Note("a", "1")])
+        await world.result(first)
+        assert await world.result(await world.runtime.restart(first.run_id)) == 2
+    assert seen == [["0", "1"], ["0", "1"]]
+
+
 # What cannot be asked for at run time
 
 
