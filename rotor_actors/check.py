@@ -23,6 +23,10 @@ from rotor_actors.runtime import Runtime
 from rotor_actors.workflow import Workflow
 
 
+def _values_of(module: object) -> list[object]:
+    return list(vars(module).values())
+
+
 def workflows_of(target: str) -> list[Workflow[Any, Any]]:
     """The workflows that `module` holds, or that `module:name` names: a workflow, several, or a runtime.
 
@@ -39,8 +43,8 @@ def workflows_of(target: str) -> list[Workflow[Any, Any]]:
     if isinstance(found, Runtime):
         held = list(found.workflows)
     elif not isinstance(found, Workflow):
-        held = list(cast("Iterable[object]", found if path else vars(found).values()))
-    chosen = [cast("Workflow[Any, Any]", each) for each in held if isinstance(each, Workflow)]
+        held = list(cast("Iterable[object]", found if path else _values_of(found)))
+    chosen: list[Workflow[Any, Any]] = [each for each in held if isinstance(each, Workflow)]
     if not chosen:
         raise ValueError(f"{target!r} holds no workflow: name a workflow, a list of them, a Runtime, or their module")
     return chosen
