@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 CHECKED := rotor_actors supervisors tests examples $(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint types bench clean
+.PHONY: help demo test test-ui dashboard-page soak lint types bench clean
 
 help:
 	@echo "make demo    survey the standard library with one durable run per file (DIR=path surveys another directory)"
 	@echo "make test    run all tests (ARGS='-k name -x' passes arguments to pytest)"
 	@echo "make soak    simulate random work with crashes and disk faults (MINUTES=10, JOBS=2, ARGS='--runs 3x4 --faults 5')"
+	@echo "make test-ui test the dashboard in a real browser (Chromium; ROTOR_UI_SHOTS=DIR keeps pictures)"
+	@echo "make dashboard-page  build the dashboard's page from its sources (needs Node)"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy and pyright, both strict"
 	@echo "make bench   run every benchmark, JSON lines on stdout"
@@ -28,6 +30,17 @@ MINUTES ?= 10
 JOBS ?= 2
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m rotor_actors.simulation --minutes $(MINUTES) --jobs $(JOBS) $(ARGS)
+
+# The dashboard in a real browser: the system's Chromium, which is installed where we may.
+test-ui: $(VENV)/.installed-ui
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y chromium; } || \
+		{ echo "install Chromium first: apt-get install chromium" >&2; exit 1; }
+	$(BIN)/python -m pytest tests/ui $(ARGS)
+
+# The page of the dashboard; its bundle is kept in the repository, so that nobody else needs Node.
+dashboard-page:
+	cd rotor_actors/dashboard/ui && npm ci --no-audit --no-fund && npm run build
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """An asyncio actor-based runtime for durable workflows: a library, one file on disk, no server."""
 
 from rotor_actors.cancellation import CancelReport
-from rotor_actors.checking import Broken, CheckReport, check_runs
 from rotor_actors.clock import Clock, ManualClock, SystemClock
 from rotor_actors.context import Context
 from rotor_actors.define import workflow
@@ -24,10 +23,8 @@ from rotor_actors.workflow import CancelOn, Cron, EndedRun, Event, Workflow, cro
 
 __all__ = [
     "Batch",
-    "Broken",
     "CancelOn",
     "CancelReport",
-    "CheckReport",
     "Clock",
     "Context",
     "Cron",
@@ -59,7 +56,6 @@ __all__ = [
     "SystemClock",
     "WaitingRun",
     "Workflow",
-    "check_runs",
     "cron",
     "workflow",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from rotor_actors.dashboard.asgi import COMMON_HEADERS, Receive, Send, start
 
-STREAM_SECONDS = 0.9
+STREAM_SECONDS = 0.6
 LOOK_SECONDS = 0.15
 
 

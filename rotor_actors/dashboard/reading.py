@@ -88,6 +88,7 @@ class Reading:
             since=request.moment("since"),
             id_prefix=request.query.get("id") or None,
             error=request.query.get("error") or None,
+            is_root=request.query.get("top") == "1",
             limit=limit + 1,
             before_n=None if last is None else last.n,
             before_at=None if last is None else last.created_at,

@@ -112,6 +112,24 @@ async def test_the_run_list_filters_and_pages_without_repeating_a_run() -> None:
         assert (await get(app, "api/runs", status="failed"))["runs"] == []
 
 
+async def test_the_run_list_is_searched_by_id_error_age_and_place_in_the_tree() -> None:
+    async with World(top, leaf, napper) as world:
+        handle = await world.runtime.start(top, ["good", "bad"], run_id="the-top")
+        await world.result(handle)
+        app = world.runtime.dashboard()
+
+        async def found(**query: str | int) -> list[str]:
+            return sorted(run["workflow_id"] for run in (await get(app, "api/runs", **query))["runs"])
+
+        assert await found(top=1) == ["top"]
+        assert await found(id="the-") == ["top"]
+        assert await found(error="cannot parse") == ["leaf"]
+        assert await found(status="running,failed") == ["leaf", "napper"]
+        now = int(world.clock.now())
+        assert await found(since=now + 1) == []
+        assert len(await found(since=now - 3600)) == 4
+
+
 async def test_the_tree_comes_parents_first_and_the_waterfall_keeps_waiting_and_working_apart() -> None:
     async with World(top, leaf, napper) as world:
         handle = await world.runtime.start(top, ["good", "bad"])

@@ -1,4 +1,4 @@
-import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { base } from "./api";
 
 export type Connection = "connecting" | "live" | "lost" | "paused";
@@ -86,36 +86,47 @@ export interface Loaded<T> {
   reload: () => void;
 }
 
-/** Load, and load again when something has changed: at most once a second, and never twice at a time. */
+/** Load, and load again when something has changed: at most once a second, never twice at a time. What was asked for
+ *  under other keys is dropped, whenever it comes. */
 export function useLive<T>(load: () => Promise<T>, keys: unknown[]): Loaded<T> {
   const [value, setValue] = useState<T | null>(null);
   const [error, setError] = useState("");
-  const state = useRef({ busy: false, again: false, turn: 0, last: 0 });
-  const run = useCallback(() => {
-    const current = state.current;
-    if (current.busy) {
-      current.again = true;
-      return;
-    }
-    current.busy = true;
-    current.last = Date.now();
-    const turn = current.turn;
-    load()
-      .then((loaded) => turn === current.turn && (setValue(loaded), setError("")))
-      .catch((failure: Error) => turn === current.turn && setError(failure.message))
-      .finally(() => {
-        current.busy = false;
-        if (current.again) {
-          current.again = false;
-          setTimeout(run, Math.max(0, 1000 - (Date.now() - current.last)));
-        }
-      });
-  }, keys);
+  const reload = useRef<() => void>(() => {});
   useEffect(() => {
-    state.current.turn += 1;
-    state.current.busy = false;
+    let over = false;
+    let busy = false;
+    let owed = false;
+    let began = 0;
+    let timer = 0;
+    const run = () => {
+      if (over) return;
+      if (busy) {
+        owed = true;
+        return;
+      }
+      busy = true;
+      began = Date.now();
+      load()
+        .then((loaded) => over || (setValue(loaded), setError("")))
+        .catch((failure: Error) => over || setError(failure.message))
+        .finally(() => {
+          busy = false;
+          if (owed) soon();
+          owed = false;
+        });
+    };
+    const soon = () => {
+      clearTimeout(timer);
+      timer = window.setTimeout(run, Math.max(0, 1000 - (Date.now() - began)));
+    };
+    reload.current = run;
     run();
-    return live.subscribe(() => setTimeout(run, Math.max(0, 1000 - (Date.now() - state.current.last))));
-  }, [run]);
-  return { value, error, reload: run };
+    const unsubscribe = live.subscribe(soon);
+    return () => {
+      over = true;
+      clearTimeout(timer);
+      unsubscribe();
+    };
+  }, keys);
+  return { value, error, reload: () => reload.current() };
 }

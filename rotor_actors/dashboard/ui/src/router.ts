@@ -6,7 +6,8 @@ export interface Route {
   query: URLSearchParams;
 }
 
-function read(): Route {
+/** Where the page is now, be it rendered already or not. */
+export function read(): Route {
   const [view = "", search = ""] = location.hash.replace(/^#\/?/, "").split("?");
   return { view: view || "runs", query: new URLSearchParams(search) };
 }

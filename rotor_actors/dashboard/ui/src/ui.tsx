@@ -121,3 +121,23 @@ export function Confirm({ title, verb, danger, children, onYes, onClose }: Confi
     </dialog>
   );
 }
+
+interface TextProps {
+  value: string;
+  list?: string;
+  onCommit: (value: string) => void;
+}
+
+/** A field whose text counts when it is left, or on Enter. What is being typed outlives updates of the page. */
+export function Text({ value, list, onCommit }: TextProps) {
+  const [draft, setDraft] = useState(value);
+  useEffect(() => setDraft(value), [value]);
+  return (
+    <input
+      list={list}
+      value={draft}
+      onInput={(event) => setDraft(event.currentTarget.value)}
+      onChange={(event) => onCommit(event.currentTarget.value)}
+    />
+  );
+}

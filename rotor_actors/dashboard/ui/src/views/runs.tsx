@@ -1,8 +1,8 @@
 import { useState } from "preact/hooks";
 import { get, type Run, type Session } from "../api";
 import { useLive } from "../live";
-import { go, link, type Route } from "../router";
-import { Badge, Loading, Problem, RunLink, Time, Took } from "../ui";
+import { go, link, read, type Route } from "../router";
+import { Badge, Loading, Problem, RunLink, Text, Time, Took } from "../ui";
 
 interface Page {
   runs: Run[];
@@ -15,7 +15,7 @@ const SINCE = { "": "any time", "900": "last 15 minutes", "3600": "last hour", "
 
 function filters(route: Route): Record<string, string> {
   return Object.fromEntries(
-    ["status", "workflow", "age", "id", "error", "top", "order", "after"].map((name) => [name, route.query.get(name) ?? ""]),
+    ["status", "workflow", "age", "id", "error", "top", "after"].map((name) => [name, route.query.get(name) ?? ""]),
   );
 }
 
@@ -30,7 +30,7 @@ export function RunsView({ route, session }: { route: Route; session: Session })
   const [back, setBack] = useState<string[]>([]);
   const set = (name: string, value: string) => {
     setBack([]);
-    go("runs", { ...chosen, after: "", [name]: value });
+    go("runs", { ...filters(read()), after: "", [name]: value });
   };
   const next = () => {
     setBack([...back, chosen.after ?? ""]);
@@ -57,7 +57,7 @@ export function RunsView({ route, session }: { route: Route; session: Session })
       <form class="filters" onSubmit={(event) => event.preventDefault()}>
         <label>
           Workflow
-          <input list="workflows" value={chosen.workflow} onChange={(event) => set("workflow", event.currentTarget.value)} />
+          <Text list="workflows" value={chosen.workflow ?? ""} onCommit={(value) => set("workflow", value)} />
           <datalist id="workflows">
             {session.workflows.map((id) => (
               <option key={id} value={id} />
@@ -66,11 +66,11 @@ export function RunsView({ route, session }: { route: Route; session: Session })
         </label>
         <label>
           Run id starts with
-          <input value={chosen.id} onChange={(event) => set("id", event.currentTarget.value.trim())} />
+          <Text value={chosen.id ?? ""} onCommit={(value) => set("id", value.trim())} />
         </label>
         <label>
           Text in error
-          <input value={chosen.error} onChange={(event) => set("error", event.currentTarget.value)} />
+          <Text value={chosen.error ?? ""} onCommit={(value) => set("error", value)} />
         </label>
         <label>
           Created
@@ -80,13 +80,6 @@ export function RunsView({ route, session }: { route: Route; session: Session })
                 {label}
               </option>
             ))}
-          </select>
-        </label>
-        <label>
-          Order
-          <select value={chosen.order} onChange={(event) => set("order", event.currentTarget.value)}>
-            <option value="">newest first</option>
-            <option value="oldest">oldest first</option>
           </select>
         </label>
         <label class="check">

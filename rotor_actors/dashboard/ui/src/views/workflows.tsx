@@ -7,12 +7,15 @@ import { link } from "../router";
 import { Loading, Problem } from "../ui";
 
 export function WorkflowsView() {
-  const loaded = useLive(() => get<{ workflows: WorkflowStats[]; minutes: number }>("workflows"), []);
+  const loaded = useLive(() => get<{ workflows: WorkflowStats[]; minutes: number; of_newest: number }>("workflows"), []);
   if (loaded.value === null) return loaded.error ? <Problem text={loaded.error} /> : <Loading of="workflows" />;
   return (
     <>
       <h1>Workflows</h1>
-      <p class="dim">Ends per minute over the last {loaded.value.minutes} minutes; latencies of runs that completed in them.</p>
+      <p class="dim">
+        Of the newest {loaded.value.of_newest.toLocaleString()} runs: counts, ends per minute over the last {loaded.value.minutes} minutes,
+        and latencies of those that completed in them.
+      </p>
       <div class="scroll">
         <table>
           <thead>
