@@ -1,6 +1,7 @@
 """An asyncio actor-based runtime for durable workflows: a library, one file on disk, no server."""
 
 from rotor_actors.cancellation import CancelReport
+from rotor_actors.checking import Broken, CheckReport, check_runs
 from rotor_actors.clock import Clock, ManualClock, SystemClock
 from rotor_actors.context import Context
 from rotor_actors.define import workflow
@@ -23,8 +24,10 @@ from rotor_actors.workflow import CancelOn, Cron, EndedRun, Event, Workflow, cro
 
 __all__ = [
     "Batch",
+    "Broken",
     "CancelOn",
     "CancelReport",
+    "CheckReport",
     "Clock",
     "Context",
     "Cron",
@@ -56,6 +59,7 @@ __all__ = [
     "SystemClock",
     "WaitingRun",
     "Workflow",
+    "check_runs",
     "cron",
     "workflow",
 ]

@@ -34,6 +34,10 @@ class Body(Mapper, Protocol):
         """Ask for a step: its outcome where it is known, else one to come, with the future to wait for it."""
         ...
 
+    def patched(self, name: str) -> bool:
+        """See `Context.patched`."""
+        ...
+
     def open_map(self, step_id: str, target: str) -> MapState:
         """Begin a map over the workflow `target`."""
         ...

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
-from rotor_actors.body import Body
+from rotor_actors.body import Body, checked_step_id
 from rotor_actors.durations import Duration
 from rotor_actors.flow.options import FlowControl
 from rotor_actors.retry import RetryPolicy
@@ -89,6 +89,27 @@ class Context:
     def uuid(self) -> UUID:
         """A random UUID, the same on replay."""
         return UUID(int=self.random.getrandbits(128), version=4)
+
+    def patched(self, name: str) -> bool:
+        """Is this run to go the new way of a changed piece of code?
+
+            if ctx.patched("send-invoice-too"):
+                await ctx.step.run("invoice", send_invoice)
+
+        True for a run that began after the change, or comes to it live: that is recorded, and true ever after. False
+        for a run in whose record something comes after this point: it went the old way, and goes it again. So runs
+        under way keep their branches over a deploy, and the old code can be dropped when the last of them has ended
+        (`python -m rotor_actors.check` names those that would break).
+
+        Args:
+            name: of the change; one name for one change, in as many places of the body as it has.
+
+        Raises:
+            TypeError: not a text. StepRefusedError: called outside of the body, or while it only cleans up.
+
+        A step that was in flight when the process ended, and has no outcome, does not count as recorded.
+        """
+        return self._body.patched(checked_step_id(name))
 
     async def cancel(self, reason: str = "") -> NoReturn:
         """Cancel this run from inside: it ends cancelled, not failed, with all that runs below it."""

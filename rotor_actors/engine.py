@@ -361,6 +361,11 @@ class Engine(Kernel):
         row.seq = self.journal.next_seq
         self.append(run, StepRecorded(row))
 
+    def record_patch(self, run: Run, key: bytes, name: str) -> None:
+        row = StepRow(run.row.n, self.now(), Kind.PATCH, key, name)
+        row.seq = self.journal.next_seq
+        self.append(run, StepRecorded(row))
+
     def fetch(self, run: Run, pages: EndPages) -> None:
         self.paging.fetch(run, pages)
 

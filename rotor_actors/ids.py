@@ -57,6 +57,11 @@ def step_key(step_id: str, counter: int) -> bytes:
     return blake2b(f"{step_id}:{counter}".encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
+def patch_key(name: str) -> bytes:
+    """The memo key of a patch, which no step's can be."""
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES, person=b"patch").digest()
+
+
 def map_child_key(map_key: bytes, index: int) -> bytes:
     """The memo key of a map's child: longer than any other, so that a key says whether, and of which map, it is one."""
     return map_key + index.to_bytes(6, "big")

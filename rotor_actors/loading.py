@@ -116,6 +116,8 @@ def _add_step(loaded: Loaded, seq: int, attempt_seq: int, step: StepRow) -> None
         case Kind.MAP:
             loaded.has_maps = True
             _of(loaded, seq, attempt_seq).setdefault(step.key, Known(Kind.MAP, step.target, step_id=step.step_id))
+        case Kind.PATCH:
+            _of(loaded, seq, attempt_seq)[step.key] = Known(Kind.PATCH, "", Outcome(step.status), step_id=step.step_id)
         case Kind.UNDO:
             pass  # for whoever undoes the run; its outcome is a row of its own
         case Kind.TIMER:

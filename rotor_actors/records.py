@@ -51,13 +51,15 @@ class Kind(StrEnum):
     """A step's body failed and is tried again at `due`."""
     ATTEMPT = "attempt"
     """An attempt of the run failed; `payload` names the step outcomes to be forgotten."""
+    PATCH = "patch"
+    """The code was changed at `ctx.patched(step_id)`, and this run goes the new way."""
     FAILURE = "failure"
     """The run failed for good; `payload` names the step outcomes that ended it, should it be resumed."""
 
     @property
     def is_outcome(self) -> bool:
         """It tells how a step ended; the others tell of events in the run's life."""
-        return self not in (Kind.TIMER, Kind.STEP_RETRY, Kind.ATTEMPT, Kind.MAP, Kind.UNDO, Kind.FAILURE)
+        return self not in (Kind.TIMER, Kind.STEP_RETRY, Kind.ATTEMPT, Kind.MAP, Kind.UNDO, Kind.FAILURE, Kind.PATCH)
 
     @property
     def outlives_process(self) -> bool:

@@ -147,7 +147,7 @@ class Reviving:
         for child in revival.late:
             journal.append(StepRecorded(_late_row(row.n, child, now, journal.next_seq)))
         _bring_back(row, revival.is_awaited, now, journal.next_seq)
-        journal.append(RunChanged(row.copy()))
+        journal.append(RunChanged(msgspec.structs.replace(row)))
 
     def _take_back(self, plan: list[Revival], now: float) -> None:
         """Children that still run: their end is awaited again, for the whole of their timeout."""

@@ -97,6 +97,8 @@ class ActorHost(StepHost, Protocol):
 
     def mark_map(self, run: Run, mark: MarkMap) -> None: ...
 
+    def record_patch(self, run: Run, key: bytes, name: str) -> None: ...
+
     def fetch(self, run: Run, pages: EndPages) -> None:
         """Read the next page, and hand it to the run's actor."""
         ...
@@ -578,6 +580,11 @@ class RunActor:
     def step_task(self, key: bytes) -> StepTask | None:
         return self._steps.get(key)
 
+    @property
+    def next_of_record(self) -> str | None:
+        """What of its record it has not come to, in words."""
+        return self._state.next_of_record
+
     def due_of(self, key: bytes) -> float | None:
         """When a sleep ends, or what waits times out."""
         return None if self._alarms is None else self._alarms.due_of(key)
@@ -597,6 +604,14 @@ class RunActor:
             asked.future = loop.step_future(state, asked.key)
             asked.asked_at = loop.now
         return asked
+
+    def patched(self, name: str) -> bool:
+        if not self._loop.is_running():
+            raise self._outside(f"ctx.patched({name!r})")
+        answer, key = self._state.patched(name)
+        if key is not None and not self._run.is_doomed:
+            self._host.record_patch(self._run, key, name)
+        return answer
 
     def open_map(self, step_id: str, target: str) -> MapState:
         if not self._loop.is_running():

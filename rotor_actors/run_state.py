@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 
 from rotor_actors.errors import NonDeterminismError, StepRefusedError
-from rotor_actors.ids import is_map_child, map_child_key, map_index_of, step_key
+from rotor_actors.ids import is_map_child, map_child_key, map_index_of, patch_key, step_key
 from rotor_actors.map_state import EndPages, Maps, MapState
 from rotor_actors.messages import (
     Begin,
@@ -44,8 +44,9 @@ class RunState:
         pages: the rest of the record, where there are maps: the ends of their children, which are read page by page.
     """
 
-    __slots__ = ("_asked", "_counters", "_inherited", "_maps", "_memo", "_pages", "_pending", "_record",
-                 "_recorded", "_refusal", "_strict", "_unmarked", "_where", "effects", "replaying", "wanted")  # fmt: skip
+    __slots__ = ("_answered", "_asked", "_counters", "_inherited", "_maps", "_memo", "_pages", "_patches", "_pending",
+                 "_record", "_recorded", "_refusal", "_strict", "_unmarked", "_where",
+                 "effects", "replaying", "wanted")  # fmt: skip
 
     def __init__(
         self,
@@ -68,6 +69,9 @@ class RunState:
         self._strict = strict
         self.replaying = replaying
         self._asked: set[bytes] = set()
+        self._answered: set[bytes] = set()
+        """Keys of the memo that the body has asked for."""
+        self._patches: dict[bytes, bool] = {}
         self._counters: dict[str, int] = {}
         self._pending: dict[bytes, Pending] = {}
         self.effects: list[Effect] = []
@@ -80,6 +84,32 @@ class RunState:
         """Those whose next page is needed: while one is being read, the body stands still."""
 
     # What the body asks
+
+    def patched(self, name: str) -> tuple[bool, bytes | None]:
+        """Does this run go the new way of a changed piece of code? With the key to be recorded, where it is new.
+
+        It does when it is recorded that it did; else when nothing is recorded beyond this point: no outcome that has
+        not been asked for, no message of record that is still to come. What was answered once is answered again.
+
+        Raises:
+            StepRefusedError: the attempt is over, or the run is cancelled.
+        """
+        self._check_open(name)
+        key = patch_key(name)
+        if key in self._patches:
+            return self._patches[key], None
+        is_recorded = key in self._memo or key in self._recorded
+        answer = self._patches[key] = is_recorded or not self._is_something_beyond()
+        return answer, key if answer and not is_recorded else None
+
+    def _is_something_beyond(self) -> bool:
+        """Of the other way, the old code's, the record holds something that comes after this point."""
+        if self._record or (self._pages is not None and not self._pages.is_exhausted):
+            return True
+        unasked = ((self._memo, self._answered), (self._recorded, self._asked))
+        return any(
+            known.kind is not Kind.PATCH and key not in asked for held, asked in unasked for key, known in held.items()
+        )
 
     def request(self, step_id: str, kind: Kind, target: str, spec: object) -> Pending | StepEnded:
         """The body calls a step: either its outcome is known already, or it is pending from now on.
@@ -102,6 +132,7 @@ class RunState:
         known = self._memo.get(key) if self._memo else None
         if known is not None:
             self._check(step_id, count, kind, target, known)
+            self._answered.add(key)
             if known.outcome is not None:
                 return StepEnded(key, known.outcome, 0, 0.0, known.run_id, known.workflow_id)
         if self.replaying:
@@ -124,6 +155,8 @@ class RunState:
         key = step_key(step_id, count)
         memoized = self._memo.get(key)
         known = memoized or self._recorded.get(key)
+        self._answered.add(key)
+        self._asked.add(key)
         if known is not None:
             self._check(step_id, count, Kind.MAP, target, known)
         elif self.replaying:
@@ -252,6 +285,17 @@ class RunState:
                 self._diverge(record, timers_set)
         self._go_live()
         return None
+
+    @property
+    def next_of_record(self) -> str | None:
+        """What of the record is still to come first, in words; None when nothing is."""
+        if not self._record:
+            return None
+        message = self._record[0]
+        if isinstance(message, TimerFired):
+            return f"its timer {message.number}"
+        known = self._recorded.get(message.key)
+        return "an outcome" if known is None else f"the outcome of {_named(known)}"
 
     def is_next_asked(self, timers_set: int) -> bool:
         """Whether the body, though not at rest, has asked for what is next in the record, or nothing is left of it."""

@@ -118,6 +118,11 @@ class Runtime(Serving):
         self._workflows = _checked_workflows(workflows)
         self._has_control = control and isinstance(chosen, SQLiteStore) and chosen.is_on_disk and is_possible()
 
+    @property
+    def workflows(self) -> tuple[Workflow[Any, Any], ...]:
+        """Those that it was given."""
+        return self._workflows
+
     async def __aenter__(self) -> Runtime:
         if self._service is not None:
             raise RuntimeStateError("this runtime is open already, or was; make a new one")

@@ -224,7 +224,7 @@ class Upkeep(Starting):
             for step in memo:
                 step.n, step.seq = n, journal.next_seq
                 journal.append(StepRecorded(step))
-        run = Run(engine, new.copy(), None, Phase.STORED)
+        run = Run(engine, msgspec.structs.replace(new), None, Phase.STORED)
         run.workflow, run.seen_seq = workflow, journal.last_seq
         engine.tree.add(run)
         engine.features.run_known(run)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(server: str, place: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def served(server: str, place: Path, port: int) -> Generator[subprocess.Popen[bytes]]:
     pytest.importorskip(server)
     environment = {
         **os.environ,
