@@ -125,12 +125,14 @@ class EventSteps:
                 return cast(T, self._signal_data(id, signal, codec, ended))
             case OutcomeStatus.TIMED_OUT:
                 seconds = msgspec.msgpack.decode(ended.outcome.payload or NIL, type=float)
-                raise SignalTimeoutError(
+                error = SignalTimeoutError(
                     f"{self._body.where}: step {id!r}: no signal {signal!r} came within {humanize(seconds)}; send it with "
                     f"runtime.signal({signal!r}, data), or wait longer",
                     signal=signal,
                     timeout=seconds,
                 )
+                self._body.note_invoke_failure(error, ended.key)  # kept by a retry, forgotten by resume
+                raise error
             case _:
                 raise self._failure(ended)
 

@@ -404,6 +404,30 @@ async def test_why_names_the_event_or_signal_in_memory_and_at_rest() -> None:
         assert "since" in live
 
 
+async def test_a_run_that_is_restarted_or_resumed_has_the_event_that_started_it() -> None:
+    fails = [True]
+
+    @workflow(id="frail", on="e", retries=0)
+    async def frail(ctx: Context) -> Any:
+        event = await ctx.step.wait_for_event("w", event="next", timeout="1h", match="data.n")
+        if fails:
+            raise RuntimeError("frail")
+        return [ctx.event.name, ctx.event.id, ctx.event.data, None if event is None else event.data]
+
+    async with World(frail) as world:
+        [id] = await world.runtime.send(Event("e", {"n": 1}, id="one"))
+        await world.settle()
+        await world.runtime.send(Event("next", {"n": 1}))
+        with pytest.raises(WorkflowFailedError):
+            await world.result(id)
+        fails.clear()
+        restarted = await world.runtime.restart(id)
+        await world.runtime.resume(id)
+        assert await world.result(id) == ["e", "one", {"n": 1}, {"n": 1}]
+        await world.runtime.send(Event("next", {"n": 1, "again": True}))
+        assert await world.result(restarted) == ["e", "one", {"n": 1}, {"n": 1, "again": True}]
+
+
 # What holds over attempts, restarts, crashes
 
 

@@ -96,6 +96,17 @@ async def test_a_timeout_is_not_forgotten_by_the_next_attempt() -> None:
         assert [round(at - tries[0]) for at in tries] == [0, 3601, 3603]
 
 
+async def test_a_run_that_failed_by_it_waits_again_when_it_is_resumed() -> None:
+    async with World(approval) as world:
+        handle = await world.runtime.start(approval, "a")
+        with pytest.raises(WorkflowFailedError, match="SignalTimeoutError"):
+            await world.result(handle)
+        await world.runtime.resume(handle.run_id)
+        await world.clock.advance("30m")
+        await world.runtime.signal("approve-a", Answer("boss", True))
+        assert await world.result(handle.run_id) == "boss: True"
+
+
 async def test_a_second_waiter_of_a_name_is_refused_until_the_first_is_gone() -> None:
     async with World(approval) as world:
         first = await world.runtime.start(approval, "a")
