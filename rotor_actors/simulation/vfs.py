@@ -1,8 +1,8 @@
 """A volume under the real SQLite: an apsw VFS that behaves as SQLite's own for POSIX does, WAL included.
 
 Shared memory is the one thing that apsw cannot be given from Python. It is inherited, with the locks of the database
-file, from a VFS that keeps it on the heap (`unix-excl`), for which each life of a process has one empty file in the
-temporary directory.
+file, from a VFS that keeps it on the heap (`unix-excl`), for which each life of a process has one empty file, in
+memory where there is `/dev/shm`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ Decide: TypeAlias = Callable[[Operation, str, bool], FileFault]
 
 _JOURNALS = apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_SUPER_JOURNAL | apsw.SQLITE_OPEN_WAL
 _ANCHORED = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_MAIN_DB
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()
 _SHARED_MEMORY_FROM = "unix-excl" if "unix-excl" in apsw.vfs_names() else ""
 
 
@@ -55,22 +56,24 @@ class SimVfs(apsw.VFS):
         self.decide = decide
         self.late_calls = 0
         self._anchored: dict[str, int] = {}
-        self._anchors = tempfile.mkdtemp(prefix="rotor-simulated-")
-        self.name = os.path.basename(self._anchors)
+        self._anchors: set[str] = set()
+        self.name = f"rotor-simulated-{os.getpid()}-{id(self):x}"
         super().__init__(self.name, "")
 
     def close(self) -> None:
         """Forget it. Twice is fine."""
-        with contextlib.suppress(OSError):
-            self.unregister()
-            for name in os.listdir(self._anchors):
-                os.unlink(os.path.join(self._anchors, name))
-            os.rmdir(self._anchors)
+        self.unregister()
+        for path in self._anchors:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        self._anchors.clear()
 
     def anchor(self, path: str) -> str:
         """The real file that the locks and the shared memory of a file belong to, in this life."""
         number = self._anchored.setdefault(path, len(self._anchored))
-        return os.path.join(self._anchors, f"{self.volume.epoch}-{number}")
+        anchor = os.path.join(_MEMORY, f"{self.name}-{self.volume.epoch}-{number}")
+        self._anchors.add(anchor)
+        return anchor
 
     def xOpen(self, name: Any, flags: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if name is None:
