@@ -1,5 +1,6 @@
 """An asyncio actor-based runtime for durable workflows: a library, one file on disk, no server."""
 
+from rotor_actors.budget import Budget
 from rotor_actors.cancellation import CancelReport
 from rotor_actors.checking import Broken, CheckReport, check_runs
 from rotor_actors.clock import Clock, ManualClock, SystemClock
@@ -25,6 +26,7 @@ from rotor_actors.workflow import CancelOn, Cron, EndedRun, Event, Workflow, cro
 __all__ = [
     "Batch",
     "Broken",
+    "Budget",
     "CancelOn",
     "CancelReport",
     "CheckReport",

@@ -13,7 +13,7 @@ from rotor_actors.body import Body, checked_step_id
 from rotor_actors.durations import Duration
 from rotor_actors.flow.options import FlowControl
 from rotor_actors.retry import RetryPolicy
-from rotor_actors.step import InvokeOutcome, Step, invoke_outcome
+from rotor_actors.step import InvokeOutcome, Step, charge, invoke_outcome
 from rotor_actors.workflow import Event, Workflow
 
 In = TypeVar("In")
@@ -114,6 +114,21 @@ class Context:
     async def cancel(self, reason: str = "") -> NoReturn:
         """Cancel this run from inside: it ends cancelled, not failed, with all that runs below it."""
         await self._body.cancel(reason)
+
+    async def charge(self, unit: str, amount: float, *, id: str | None = None) -> float | None:
+        """Charge the budgets that this run lives by with units spent, once, whatever crashes. It is a step.
+
+        Args:
+            unit: of which, e.g. `"tokens"`. amount: how many, from 0 on.
+            id: the step's name; the unit's own unless given.
+
+        Returns:
+            How much is left by the tightest of the budgets; None where none limits this unit.
+
+        Raises:
+            BudgetExceededError: that was too much. It is spent all the same, and counted.
+        """
+        return await charge(self._body, unit, amount, f"charge {unit}" if id is None else id)
 
     async def invoke(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
+from rotor_actors.budget import Budget
 from rotor_actors.context import Context
 from rotor_actors.durations import Duration
 from rotor_actors.flow.options import Batch, Debounce, FlowControl, Idempotency, Singleton
@@ -44,6 +45,7 @@ def workflow(
     batch: Batch | None = None,
     undos: Sequence[Callable[..., Any]] = (),
     version: str | None = None,
+    budget: Budget | None = None,
 ) -> Decorator:
     """Make a workflow of an async function.
 
@@ -67,6 +69,7 @@ def workflow(
         undos: functions for `step.run(…, undo=…)` that do not stand at the top of a module. Another process finds
             them here, by their name.
         version: of the code, e.g. `"2"`: it is recorded with each run, and shown.
+        budget: what each run of it may spend, with all that run below it.
 
     Raises:
         WorkflowDefinitionError: what cannot work is refused here, by name.
@@ -84,7 +87,7 @@ def workflow(
             id=id, fn=fn, on=on, retries=retries, timeout=timeout, on_failure=on_failure, on_cancel=on_cancel,
             cancel_on=cancel_on,
             flow_control=flow_control, priority=priority, debounce=debounce, singleton=singleton,
-            idempotency=idempotency, batch=batch, undos=undos, version=version,
+            idempotency=idempotency, batch=batch, undos=undos, version=version, budget=budget,
         )  # fmt: skip
 
     return decorate

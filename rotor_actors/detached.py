@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from rotor_actors.budgets import Budgets
 from rotor_actors.errors import PayloadError, RunExistsError, StoreError
 from rotor_actors.features import StepFeature
 from rotor_actors.ids import child_run_id
@@ -25,8 +26,9 @@ class Detached(StepFeature):
 
     kinds = (Kind.START,)
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, budgets: Budgets) -> None:
         self._kernel = kernel
+        self._budgets = budgets
 
     def begin(self, run: Run, pending: Pending) -> None:
         spec: StartSpec = pending.spec
@@ -48,6 +50,11 @@ class Detached(StepFeature):
         kernel, spec = self._kernel, pending.spec
         workflow = kernel.registry.get(spec.workflow_id)
         assert workflow is not None
+        if run.budget is not None:
+            error = run.budget.refusal(f"{run.where}: step {pending.step_id!r}", None)
+            if error is not None:
+                self._record(run, pending, OutcomeStatus.FAILED, kernel.encode_error(error))
+                return
         now, n = kernel.now(), kernel.tree.next_n()
         is_queued = kernel.admission.is_full_up
         row = RunRow(
@@ -69,8 +76,11 @@ class Detached(StepFeature):
         if workflow.rules is not None:
             self._start_by_rules(run, pending, workflow, row)
             return
-        self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id), RunCreated(row))
-        started = kernel.create(row, workflow, None, run.context)
+        with kernel.journal.one_act():
+            self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id), RunCreated(row))
+            started = kernel.create(row, workflow, None, run.context)
+            if run.budget is not None:
+                self._budgets.adopt(started, run.budget)
         started.seen_seq = kernel.journal.last_seq
 
     def _start_by_rules(self, run: Run, pending: Pending, workflow: Workflow[Any, Any], row: RunRow) -> None:
@@ -82,6 +92,9 @@ class Detached(StepFeature):
             except PayloadError as error:
                 self._record(run, pending, OutcomeStatus.FAILED, kernel.encode_error(error))
                 return
+            new = self._kernel.tree.find(started.run_id) if started.is_new else None
+            if new is not None and run.budget is not None:
+                self._budgets.adopt(new, run.budget)
             if not run.is_doomed:  # a singleton may have replaced the very run that starts it
                 self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(started.run_id))
 

@@ -9,6 +9,7 @@ import msgspec
 
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.errors import (
+    BudgetExceededError,
     DurationError,
     EffectOutsideStepError,
     ErrorInfo,
@@ -45,8 +46,9 @@ from rotor_actors.retry import RetryPolicy, RetryRecord, is_retriable, leaves, n
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
 
-# The code is wrong, and the same code would fail in the same way again.
-_PROGRAMMING_ERRORS = (DurationError, EffectOutsideStepError, ExpressionError, InvokeDepthError, InvokeTargetError,
+# The code is wrong, or its budget is spent: the same code would fail in the same way again.
+_PROGRAMMING_ERRORS = (BudgetExceededError, DurationError,
+                       EffectOutsideStepError, ExpressionError, InvokeDepthError, InvokeTargetError,
                        NonDeterminismError,
                        PayloadError, RunExistsError, RunNotFoundError, StepRefusedError, WorkflowDefinitionError)  # fmt: skip
 

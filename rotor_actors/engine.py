@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from rotor_actors.budgets import Budgets
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.compensations import Compensations
 from rotor_actors.context import Context
@@ -88,10 +89,12 @@ class Engine(Kernel):
             self.features.add(feature)
         self.arriving = Arriving(self, self.finishing)
         self.features.add(self.arriving)
-        self.invoking = Invoking(self, self.finishing)
+        self.budgets = Budgets(self, self.finishing)
+        self.features.add(self.budgets)
+        self.invoking = Invoking(self, self.finishing, self.budgets)
         self.compensations = Compensations(self, self.finishing)
         self.features.add(self.compensations)
-        self.features.add(Detached(self))
+        self.features.add(Detached(self, self.budgets))
         self.features.add(Joins(self))
         self.features.add(CancelSteps(self, self.finishing))
         self.loading = 0

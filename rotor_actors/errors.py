@@ -7,13 +7,14 @@ expected, what was found, and the remedy. "What I awaited was cancelled" (`Workf
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Protocol
 
 import msgspec
 
 __all__ = [
-    "AwaitedRun",
+    "BudgetExceededError",
     "CompensationError",
     "DurationError",
     "EffectOutsideStepError",
@@ -214,6 +215,29 @@ class RetryAfterError(RotorError):
     def __init__(self, message: str = "", after: str | float | timedelta = 0) -> None:
         super().__init__(message, after)
         self.after = after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class BudgetExceededError(RotorError):
+    """A run, with all below it, would spend more than its budget, or has.
+
+    Attributes:
+        run_id: whose budget it is: the run that had asked for it, this one or one above.
+        what: the limit: `"runs"`, `"depth"`, `"concurrent"`, `"deadline"`, or the name of a unit.
+        allowed: how much of it. spent: what the run and all below it had spent until then, by unit, and `"runs"`.
+    """
+
+    def __init__(
+        self, message: str, run_id: str = "", what: str = "", allowed: float = 0.0,
+        spent: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(message, run_id, what, allowed, dict(spent or {}))
+        self.run_id = run_id
+        self.what = what
+        self.allowed = allowed
+        self.spent = dict(spent or {})
 
     def __str__(self) -> str:
         return str(self.args[0])

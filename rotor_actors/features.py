@@ -43,6 +43,9 @@ class Feature:
     def run_amended(self, run: Run) -> None:
         """A run that has not begun has another input, or another event, than it had."""
 
+    def run_spends(self, run: Run) -> None:
+        """A run that lives by a budget was created: its entry was appended."""
+
     def run_ends(self, run: Run) -> Iterable[Entry]:
         """The run is about to be completed, failed or cancelled; what is given goes into the same entry.
 
@@ -144,6 +147,10 @@ class Features:
                 if waiting := feature.waiting(run):
                     found = {**(found or {}), **waiting}
         return found
+
+    def run_spends(self, run: Run) -> None:
+        for feature in self._all:
+            feature.run_spends(run)
 
     def run_known(self, run: Run) -> None:
         for feature in self._at_starts:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from rotor_actors.budget_node import find_budget
 from rotor_actors.reading import Reading
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.registry import Registry
 from rotor_actors.stores.base import RunQuery
-from rotor_actors.views import RunInfo, RunTree, StepInfo, run_info, run_tree, step_infos
+from rotor_actors.views import RunInfo, RunTree, StepInfo, budget_info, run_info, run_tree, step_infos
 from rotor_actors.waits import Wait, sentence
 from rotor_actors.workflow import Workflow
 
@@ -112,7 +114,9 @@ class Introspection(Reading):
     async def info(self, run_id: str) -> RunInfo:
         """All that is known of a run. Raises RunNotFoundError."""
         row = await self._row(run_id)
-        return run_info(row, self._registry, await self._waits(row))
+        info = run_info(row, self._registry, await self._waits(row))
+        spent = await self._read(partial(find_budget, run_id))
+        return info if spent is None else msgspec.structs.replace(info, budget=budget_info(spent))
 
     async def why(self, run_id: str) -> str:
         """Why a run does not go on, in one sentence: what it waits for, since when, and what happens next.

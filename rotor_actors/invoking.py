@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import msgspec
 
+from rotor_actors.budgets import Budgets
 from rotor_actors.errors import RunExistsError, RunSkippedError, StoreError
 from rotor_actors.finishing import Finishing
 from rotor_actors.flow.creating import create_with_ticket
@@ -29,14 +31,16 @@ from rotor_actors.records import (
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_specs import InvokeSpec
+from rotor_actors.workflow import Workflow
 
 
 class Invoking:
     """What a parent's supervisor does for its invokes."""
 
-    def __init__(self, kernel: Kernel, finishing: Finishing) -> None:
+    def __init__(self, kernel: Kernel, finishing: Finishing, budgets: Budgets) -> None:
         self._kernel = kernel
         self._finishing = finishing
+        self._budgets = budgets
 
     def invoke(self, run: Run, pending: Pending, generation: int) -> None:
         """Spawn the child; or, after a recovery or in a later attempt, wait for the one that runs."""
@@ -64,6 +68,23 @@ class Invoking:
         ticket: Ticket | None = spec.ticket
         if ticket is not None and ticket.singleton is not None and self._meets_another(run, pending, ticket):
             return
+        if run.budget is None and spec.budget is None and workflow.budget is None:
+            self._create(run, pending, generation, run_id, workflow)
+            return
+        error = None
+        if run.budget is not None:
+            error = run.budget.refusal(f"{run.where}: step {pending.step_id!r}", parent.depth + 1)
+        if error is not None:
+            self._record(run, pending, OutcomeStatus.FAILED, "", kernel.encode_error(error))
+            return
+        with kernel.journal.one_act():
+            child = self._create(run, pending, generation, run_id, workflow)
+            if spec.budget is not None:
+                self._budgets.give(child, spec.budget)
+
+    def _create(self, run: Run, pending: Pending, generation: int, run_id: str, workflow: Workflow[Any, Any]) -> Run:
+        kernel, parent, spec = self._kernel, run.row, pending.spec
+        ticket: Ticket | None = spec.ticket
         now = kernel.now()
         n = kernel.tree.next_n()
         row = RunRow(
@@ -97,6 +118,7 @@ class Invoking:
             child = create_with_ticket(kernel, self._finishing, row, workflow, ticket, parent=run, context=run.context)
             kernel.progressed(run)
         self._await(run, pending.key, child)
+        return child
 
     def _meets_another(self, run: Run, pending: Pending, ticket: Ticket) -> bool:
         """Say whether the child is a singleton's that may not be spawned now; the step fails, then."""

@@ -287,10 +287,13 @@ class Kernel(ABC):
         run = Run(self, row.copy(), parent, Phase.FRESH)
         run.workflow = workflow
         if parent is not None:
+            run.budget = parent.budget
             run.caller_context = parent.context_for_children()
         elif context is not None:
             run.caller_context = context.copy()
         self.tree.add(run)
+        if run.budget is not None or workflow.budget is not None:
+            self.features.run_spends(run)
         self.features.run_known(run)
         if ticket is not None:
             run.owns_items, run.seen_seq = True, self.journal.last_seq

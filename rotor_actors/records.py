@@ -32,6 +32,8 @@ class Kind(StrEnum):
     RUN = "run"
     INVOKE = "invoke"
     SLEEP = "sleep"
+    CHARGE = "charge"
+    """Spending units of a budget."""
     START = "start"
     """Starting a run that is not a child."""
     JOIN = "join"

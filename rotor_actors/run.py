@@ -9,6 +9,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Protocol
 
+from rotor_actors.budget_node import BudgetNode
 from rotor_actors.mailbox import Mailbox
 from rotor_actors.messages import AttemptDue, Interrupt, Known, Message
 from rotor_actors.records import History, RunFlag, RunRow
@@ -69,7 +70,7 @@ class Run:
     """One run that has not ended. Its children stand in its `ChildTable`: the run tree is the supervision tree."""
 
     __slots__ = (
-        "actor", "caller_context", "cancellation", "children", "cleaning", "context", "context_of_turn", "history",
+        "actor", "budget", "caller_context", "cancellation", "children", "cleaning", "context", "context_of_turn", "history",
         "history_seq", "host", "is_doomed", "is_queued", "mailbox", "owns_items", "parent", "phase", "row", "seen_seq",
         "waiters", "waiting", "workflow",
     )  # fmt: skip
@@ -77,6 +78,8 @@ class Run:
     def __init__(self, host: RunHost, row: RunRow, parent: Run | None, phase: Phase) -> None:
         self.host = host
         self.row = row
+        self.budget: BudgetNode | None = None
+        """The budget that it lives by, its own or one from above."""
         self.parent = parent
         self.phase = phase
         self.workflow: Workflow[Any, Any] | None = None

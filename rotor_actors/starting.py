@@ -6,6 +6,7 @@ import contextvars
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from rotor_actors.budget import Budget
 from rotor_actors.engine import Engine
 from rotor_actors.errors import PayloadError, RunExistsError
 from rotor_actors.flow.face import FlowFace
@@ -32,6 +33,7 @@ class Starting(FlowFace, Waiting):
         *,
         run_id: str | None = None,
         headers: Mapping[str, str] | None = None,
+        budget: Budget | None = None,
     ) -> RunHandle[Out]:
         """Start a run. It is durable when this returns. By the workflow's `singleton`, `idempotency`, `debounce` or
         `batch` the handle may be that of a run that is there already.
@@ -42,6 +44,7 @@ class Starting(FlowFace, Waiting):
             run_id: an id of your choice: starting the same again gives the same run. Not with `batch`, `debounce` or
                 `idempotency`.
             headers: for `ctx.headers`.
+            budget: what it may spend, with all that run below it; beside the budget of the workflow, if that has one.
 
         Raises:
             PayloadError: `data` does not fit the workflow's annotation, or cannot be stored.
@@ -55,11 +58,12 @@ class Starting(FlowFace, Waiting):
         blob = encode_data(workflow, engine.registry.data_codec(workflow), data)
         header_blob = encode_headers(headers)
         if run_id is None:
-            started = self._create(engine, workflow, blob, header_blob, engine.ports.ids.new_run_id(engine.now()))
+            new_id = engine.ports.ids.new_run_id(engine.now())
+            started = self._create(engine, workflow, blob, header_blob, new_id, budget)
             await engine.journal.durable(started.seq)
             return RunHandle(self, started.run_id)
         _check_run_id(workflow, run_id)
-        return await self._start_as(engine, workflow, blob, header_blob, checked_run_id(run_id))
+        return await self._start_as(engine, workflow, blob, header_blob, checked_run_id(run_id), budget)
 
     async def execute(
         self,
@@ -68,20 +72,28 @@ class Starting(FlowFace, Waiting):
         *,
         run_id: str | None = None,
         headers: Mapping[str, str] | None = None,
+        budget: Budget | None = None,
     ) -> Out:
         """`start`, then wait for the `result`."""
-        handle = await self.start(workflow, data, run_id=run_id, headers=headers)
+        handle = await self.start(workflow, data, run_id=run_id, headers=headers, budget=budget)
         return await handle.result()
 
     def _create(
-        self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str
-    ) -> Started:
+        self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str,
+        budget: Budget | None,
+    ) -> Started:  # fmt: skip
         context = contextvars.copy_context()
-        return start_root(engine, workflow, data, run_id, headers=headers, context=context)
+        with engine.journal.one_act():
+            started = start_root(engine, workflow, data, run_id, headers=headers, context=context)
+            run = engine.tree.find(started.run_id)
+            if budget is not None and started.is_new and run is not None:
+                engine.budgets.give(run, budget)
+        return started
 
     async def _start_as(
-        self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str
-    ) -> RunHandle[Any]:
+        self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str,
+        budget: Budget | None,
+    ) -> RunHandle[Any]:  # fmt: skip
         """Start under an id of the caller's choice: of two callers at once, one waits for the other."""
         async with engine.claims.hold(run_id):
             existing = await self._find(engine, run_id)
@@ -89,7 +101,7 @@ class Starting(FlowFace, Waiting):
                 self._check_same(engine, existing, workflow, data)
                 return RunHandle(self, run_id)
             self._accepting()
-            started = self._create(engine, workflow, data, headers, run_id)
+            started = self._create(engine, workflow, data, headers, run_id, budget)
             await engine.journal.durable(started.seq)
         return RunHandle(self, started.run_id)
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, TypeVarTuple, ove
 import msgspec
 
 from rotor_actors.body import NIL, Body, checked_step_id
+from rotor_actors.budget import Budget, check_charge
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import (
     ErrorInfo,
@@ -32,7 +33,7 @@ from rotor_actors.records import Kind, Outcome, OutcomeStatus
 from rotor_actors.remote_errors import RecordedError, rebuild
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.step_events import EventSteps
-from rotor_actors.step_specs import CancelSpec, EndNote, InvokeSpec, JoinSpec, RunSpec, SleepSpec, StartSpec
+from rotor_actors.step_specs import CancelSpec, ChargeSpec, EndNote, InvokeSpec, JoinSpec, RunSpec, SleepSpec, StartSpec
 from rotor_actors.undo import UndoNote, UndoSpec, parameter_codecs, takes, undo_name
 from rotor_actors.workflow import DEFAULT_RETRIES, Workflow
 
@@ -79,6 +80,17 @@ class InvokeOutcome(msgspec.Struct, Generic[Out], frozen=True):
     @property
     def is_completed(self) -> bool:
         return not (self.is_failed or self.is_canceled or self.is_timed_out)
+
+
+async def charge(body: Body, unit: str, amount: float, id: str) -> float | None:
+    """`ctx.charge`."""
+    check_charge(f"{body.where}: charge {id!r}", unit, amount)
+    asked = body.ask(checked_step_id(id), Kind.CHARGE, unit, ChargeSpec(unit, float(amount)))
+    ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
+    payload = ended.outcome.payload or NIL
+    if ended.outcome.status is OutcomeStatus.COMPLETED:
+        return msgspec.msgpack.decode(payload, type=float | None)
+    raise rebuild(msgspec.msgpack.decode(payload, type=RecordedError))
 
 
 class LateChild:
@@ -222,6 +234,7 @@ class Step(EventSteps):
         flow_control: FlowControl | None = None,
         run_id: str | None = None,
         on_parent_close: Literal["cancel", "abandon"] = "cancel",
+        budget: Budget | None = None,
     ) -> Invocation[Out]:
         """Run a child workflow and wait for its end.
 
@@ -235,8 +248,10 @@ class Step(EventSteps):
             flow_control: in place of the target's own. While the child waits its timeout runs.
             run_id: in place of a derived one.
             on_parent_close: what happens to the child when this run ends before it does.
+            budget: what the child may spend, with all that run below it; what it spends counts here, too.
 
         Raises:
+            BudgetExceededError: this run may not spend another run; nothing was spawned.
             WorkflowFailedError, WorkflowCancelledError, WorkflowTimeoutError: how the child ended, or that it has not.
             InvokeTargetError, InvokeDepthError: nothing was spawned.
             RunExistsError: `run_id` belongs to another run.
@@ -249,7 +264,7 @@ class Step(EventSteps):
         codecs = self._body.check_invoke(id, _checked_workflow(self._body, id, workflow))
         limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
         spec = _invoke_spec(workflow, codecs[0], data, limit, headers, retries, retry_delay, flow_control, run_id,
-                            on_parent_close)  # fmt: skip
+                            on_parent_close, budget)  # fmt: skip
         asked = self._body.ask(checked_step_id(id), Kind.INVOKE, workflow.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
         return self._invocation(ended, codecs[1])
@@ -590,6 +605,7 @@ def _invoke_spec(
     flow_control: FlowControl | None,
     run_id: str | None,
     on_parent_close: str,
+    budget: Budget | None = None,
 ) -> InvokeSpec:
     if on_parent_close not in ("cancel", "abandon"):
         raise ValueError(f"on_parent_close must be 'cancel' or 'abandon', got {on_parent_close!r}")
@@ -605,6 +621,7 @@ def _invoke_spec(
         ticket=None
         if flow_control is None and workflow.rules is None
         else _ticket(workflow, codec, flow_control, blob),
+        budget=budget,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from rotor_actors.budget import Budget
 from rotor_actors.flow.ticket import Ticket
 from rotor_actors.payload import Codec
 from rotor_actors.retry import RetryPolicy
@@ -35,6 +36,7 @@ class InvokeSpec(msgspec.Struct, frozen=True, gc=False):
     abandon: bool = False
     run_id: str | None = None
     ticket: Ticket | None = None
+    budget: Budget | None = None
 
 
 class SleepSpec(msgspec.Struct, frozen=True, gc=False):
@@ -103,3 +105,10 @@ class EndNote(msgspec.Struct, frozen=True, gc=False):
     run_id: str
     workflow_id: str
     payload: bytes | None
+
+
+class ChargeSpec(msgspec.Struct, frozen=True, gc=False):
+    """`ctx.charge`."""
+
+    unit: str
+    amount: float

@@ -8,12 +8,32 @@ from typing import Any
 
 import msgspec
 
+from rotor_actors.budget_node import BudgetRecord
 from rotor_actors.errors import ErrorInfo, PayloadError
 from rotor_actors.payload import Codec
 from rotor_actors.payload_json import to_json
 from rotor_actors.records import OutcomeStatus, RunFlag, RunRow, RunStatus, StepRow
 from rotor_actors.registry import Registry
 from rotor_actors.waits import Wait, brief
+
+
+class BudgetInfo(msgspec.Struct, frozen=True):
+    """The budget of a run, and what it and all below it have spent.
+
+    Attributes:
+        deadline: when its time is up. runs, depth, concurrent, units: what it allows; None, or missing, for any number.
+        spent_runs: how many runs were invoked or started. spent_units: what was charged.
+        part_of: the run above whose budget this one is a part of.
+    """
+
+    deadline: datetime | None
+    runs: int | None
+    depth: int | None
+    concurrent: int | None
+    units: Mapping[str, float]
+    spent_runs: int
+    spent_units: Mapping[str, float]
+    part_of: str | None
 
 
 class RunInfo(msgspec.Struct, frozen=True):
@@ -25,6 +45,7 @@ class RunInfo(msgspec.Struct, frozen=True):
         waiting_for: what it waits for, in a word or two (`"step 'fetch'"`, `"retry"`, `"admission"`), or "": see
             `Runtime.why` for the whole sentence.
         started_by: the run whose `step.start` started it, as the step `parent_step_id`; it is not its child.
+        budget: what it may spend with all below it, and what is spent, if it has a budget of its own. In `info` only.
         handler: `"on_failure"`, `"on_cancel"` or `"undo"` of a run that does so for the run `handler_of`; else "".
         is_released: its parent timed out on it, and it ran on.
         is_diverged: its code had changed when it was recovered.
@@ -55,6 +76,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     handler_of: str | None = None
     version: str | None = None
     origin_run_id: str | None = None
+    budget: BudgetInfo | None = None
 
     def _repr_html_(self) -> str:
         """For notebooks."""
@@ -169,3 +191,12 @@ def _decoded(blob: bytes | None, codec: Codec | None) -> Any:
 
 def _at(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def budget_info(record: BudgetRecord) -> BudgetInfo:
+    """What is to be seen of a budget."""
+    limits = record.limits
+    deadline = None if limits.deadline is None else _at(limits.deadline)
+    return BudgetInfo(
+        deadline, limits.runs, limits.depth, limits.concurrent, limits.units, record.runs, record.units, record.above
+    )

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from rotor_actors.annotations import annotations_of
+from rotor_actors.budget import Budget
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import DurationError, ErrorInfo, WorkflowDefinitionError
 from rotor_actors.events.expression import condition
@@ -116,6 +117,7 @@ class Workflow(Generic[In, Out]):
         on_failure, on_cancel: workflows that the runtime starts, as runs of their own, after such an end.
         rules: what flow control has to do with it; None for nothing.
         undos: functions for `step.run(…, undo=…)` that cannot be found by module and name alone, by their name.
+        budget: what each of its runs, with all below it, may spend.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class Workflow(Generic[In, Out]):
         batch: Batch | None = None,
         undos: Sequence[Callable[..., Any]] = (),
         version: str | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.id = _checked_id(id)
         self.fn = _checked_function(id, fn)
@@ -145,6 +148,7 @@ class Workflow(Generic[In, Out]):
         self.version = _checked_version(id, version)
         self.timeout = _checked_timeout(id, timeout)
         self.undos = _checked_undos(id, undos)
+        self.budget = _checked_budget(id, budget)
         self.takes_data = len(_positional(fn)) > 1
         if self.takes_data and isinstance(on, Cron):
             raise WorkflowDefinitionError(
@@ -251,6 +255,12 @@ def _checked_timeout(id: str, timeout: Duration | None) -> float | None:
         return seconds(timeout, name="timeout", exclusive=True)
     except (DurationError, TypeError) as error:
         raise WorkflowDefinitionError(f"workflow {id!r}: {error}") from error
+
+
+def _checked_budget(id: str, budget: Budget | None) -> Budget | None:
+    if budget is not None and not isinstance(budget, Budget):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise WorkflowDefinitionError(f"workflow {id!r}: budget= takes a Budget, e.g. Budget(runs=50); got {budget!r}")
+    return budget
 
 
 def _checked_undos(id: str, undos: Sequence[Callable[..., Any]]) -> dict[str, Callable[..., Any]]:

@@ -7,6 +7,7 @@ from typing import Any, assert_type
 
 from rotor_actors import (
     Batch,
+    Budget,
     CancelOn,
     Context,
     Debounce,
@@ -201,6 +202,21 @@ async def sends(runtime: Runtime) -> None:
     assert_type(await runtime.send(Event("contact.created", Contact("a"), id="1")), list[str])
     assert_type(await runtime.send([Event("a"), Event("b")]), list[str])
     await runtime.signal("s", Company("b"))
+
+
+async def pay(amount: int, to: str) -> Company:
+    return Company(to)
+
+
+async def pay_back(amount: int, to: str, company: Company) -> None: ...
+
+
+@workflow(id="spends", budget=Budget(runs=5, units={"tokens": 10}), undos=[pay_back])
+async def spends(ctx: Context, contact: Contact) -> None:
+    """What a charge leaves is a number, if anything limits it; an undo takes the step's arguments and its result."""
+    assert_type(await ctx.charge("tokens", 5), float | None)
+    assert_type(await ctx.step.run("pay", pay, 5, "a", undo=pay_back, undo_retries=9), Company)
+    await ctx.step.invoke("part", workflow=enrich, data=contact, timeout="1h", budget=Budget(deadline="5m"))
 
 
 async def from_outside(runtime: Runtime) -> None:
