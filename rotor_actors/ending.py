@@ -52,7 +52,7 @@ _PROGRAMMING_ERRORS = (BudgetExceededError, DurationError,
                        NonDeterminismError,
                        PayloadError, RunExistsError, RunNotFoundError, StepRefusedError, WorkflowDefinitionError)  # fmt: skip
 
-_LEFT_BEHIND = int(RunFlag.RELEASED | RunFlag.ABANDON)
+_LEFT_BEHIND = RunFlag.RELEASED | RunFlag.ABANDON
 _OUTCOME_OF = {RunStatus.COMPLETED: OutcomeStatus.COMPLETED, RunStatus.FAILED: OutcomeStatus.FAILED}
 
 

@@ -227,7 +227,7 @@ class Kernel(ABC):
 
     def record_outcome(self, run: Run, row: StepRow, outcome: Outcome, *also: Entry) -> None:
         """Record a step's outcome and post it, in one act; a crash keeps what is recorded also with it, or loses both."""
-        row.seq = seq = self.journal.next_seq
+        row.seq = seq = self.journal.last_seq + 1
         recorded = StepRecorded(row)
         self.journal.append(Together([recorded, *also]) if also else recorded)
         self.progressed(run)

@@ -14,7 +14,8 @@ from rotor_actors.errors import EffectOutsideStepError
 class NumberingLoop(Protocol):
     """What these ask of their loop."""
 
-    def next_number(self) -> int: ...
+    created: int
+    """The newest number it gave."""
 
     def refusal(self, what: str) -> EffectOutsideStepError: ...
 
@@ -43,7 +44,8 @@ class RunFuture(asyncio.Future[Any]):
         try:
             return self.number
         except AttributeError:
-            self.number = _next_number(self)
+            loop: Any = self.get_loop()
+            loop.created = self.number = loop.created + 1
             return self.number
 
 
@@ -73,7 +75,8 @@ class RunTask(asyncio.Task[Any]):
         try:
             return self.number
         except AttributeError:
-            self.number = _next_number(self)
+            loop: Any = self.get_loop()
+            loop.created = self.number = loop.created + 1
             return self.number
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -95,12 +98,6 @@ class RunTask(asyncio.Task[Any]):
     def drop(self) -> None:
         """It refuses to end and is waited for no longer, on purpose: asyncio shall not complain."""
         self._log_destroy_pending = False
-
-
-def _next_number(future: asyncio.Future[Any]) -> int:
-    loop: Any = future.get_loop()
-    number: int = loop.next_number()
-    return number
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -14,10 +14,10 @@ class Mailbox:
     Both lanes are made when first used: a parked run keeps an empty mailbox, and there may be a million of them.
     """
 
-    __slots__ = ("_control", "_messages")
+    __slots__ = ("_messages", "control")
 
     def __init__(self) -> None:
-        self._control: deque[Interrupt] | None = None
+        self.control: deque[Interrupt] | None = None
         self._messages: deque[Message | AttemptDue] | None = None
 
     def post(self, message: Message | AttemptDue) -> None:
@@ -26,18 +26,14 @@ class Mailbox:
         self._messages.append(message)
 
     def post_control(self, message: Interrupt) -> None:
-        if self._control is None:
-            self._control = deque()
-        self._control.append(message)
-
-    @property
-    def has_control(self) -> bool:
-        return self._control is not None
+        if self.control is None:
+            self.control = deque()
+        self.control.append(message)
 
     def take(self) -> Message | AttemptDue | Interrupt | None:
         """The next message: control first. None when there is none."""
-        if self._control:
-            return self._control.popleft()
+        if self.control:
+            return self.control.popleft()
         if self._messages:
             message = self._messages.popleft()
             if not self._messages:
@@ -55,7 +51,7 @@ class Mailbox:
             self._messages = deque(message for message in self._messages if message.seq > seq)
 
     def clear(self) -> None:
-        self._control = self._messages = None
+        self.control = self._messages = None
 
     def __bool__(self) -> bool:
-        return bool(self._control or self._messages)
+        return bool(self.control or self._messages)

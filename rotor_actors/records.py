@@ -6,7 +6,7 @@ Records outlive programs: new fields get defaults, old ones never change their t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import IntFlag, StrEnum
+from enum import IntEnum, StrEnum
 from typing import TypeAlias
 
 import msgspec
@@ -78,8 +78,8 @@ class OutcomeStatus(StrEnum):
     TIMED_OUT = "timed_out"
 
 
-class RunFlag(IntFlag):
-    """Marks on a run row."""
+class RunFlag(IntEnum):
+    """Marks on a run row, which holds their sum. Plain integers: what `enum.Flag` does for each `&` is felt."""
 
     NONE = 0
     RELEASED = 1

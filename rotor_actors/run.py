@@ -16,7 +16,7 @@ from rotor_actors.records import History, RunFlag, RunRow
 from rotor_actors.workflow import Workflow
 from supervisors import ChildTable
 
-_NOT_OWNED = int(RunFlag.RELEASED | RunFlag.WITHDRAWN)
+_NOT_OWNED = RunFlag.RELEASED | RunFlag.WITHDRAWN
 
 
 class Phase(Enum):
@@ -153,8 +153,12 @@ class Run:
     def post(self, message: Message | AttemptDue) -> None:
         if self.phase is Phase.ENDED or self.is_doomed:
             return  # a dead letter: the sender's entry says all there is to say
-        self.open_mailbox().post(message)
-        self.host.queue(self)
+        mailbox = self.mailbox
+        if mailbox is None:
+            mailbox = self.mailbox = Mailbox()
+        mailbox.post(message)
+        if not self.is_queued:
+            self.host.queue(self)
 
     def post_control(self, message: Interrupt) -> None:
         self.open_mailbox().post_control(message)

@@ -176,7 +176,7 @@ class RunActor:
         run = self._run
         while not self._is_closed:
             mailbox = run.mailbox
-            if mailbox is not None and mailbox.has_control and not self._is_cleaning:
+            if mailbox is not None and mailbox.control is not None and not self._is_cleaning:
                 self._clean_up()  # ahead of everything, even in the middle of a turn that does not end
             if run.is_doomed and not self._is_cleaning:
                 return False  # it stands still until its interrupt comes (leaves get theirs first), even in a turn
@@ -349,17 +349,19 @@ class RunActor:
             if not todo:
                 todo = self._effects = state.take_effects()
                 todo.reverse()
-            self._perform(todo.pop())
+            effect = todo.pop()
+            if type(effect) is Begin:
+                self._begin_step(effect.pending)
+            elif type(effect) is Resolve:
+                self._resolve(effect.pending, effect.message)
+            else:
+                self._perform_rare(effect)
             if todo and self._is_over is not None and self._is_over():
                 return False
         return True
 
-    def _perform(self, effect: Effect) -> None:
+    def _perform_rare(self, effect: Effect) -> None:
         match effect:
-            case Begin():
-                self._begin_step(effect.pending)
-            case Resolve():
-                self._resolve(effect.pending, effect.message)
             case Fire():
                 self._loop.fire(effect.number)
             case Withdraw():

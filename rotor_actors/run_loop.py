@@ -80,7 +80,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._tasks: list[RunTask] = []
         # Numbers start far apart from run to run, for asyncio keeps all tasks of the process in one set: equal hashes
         # there would make each insertion a walk through all of them. From the run, so the same on replay.
-        self._created = zlib.crc32(name.encode("utf-8", "surrogatepass")) * _SCATTER
+        self.created = zlib.crc32(name.encode("utf-8", "surrogatepass")) * _SCATTER
 
     # Driving it
 
@@ -207,7 +207,7 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def next_number(self) -> int:
         """A number for something of this loop that is put into sets."""
-        self._created = number = self._created + 1
+        self.created = number = self.created + 1
         return number
 
     def create_future(self) -> RunFuture:

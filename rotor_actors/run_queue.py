@@ -66,13 +66,15 @@ class RunQueue:
 
     def push(self, runnable: Runnable) -> None:
         self._ready.append(runnable)
-        self._schedule()
+        if not self._is_scheduled:
+            self._schedule()
 
     def push_fresh(self, runnable: Fresh) -> None:
         """Queue what has not begun yet. It begins when its past is durable, or while few effects wait for the disk:
         so a fan-out of a million children has some dozens of half-done ones in memory, not a million."""
         self._fresh.append(runnable)
-        self._schedule()
+        if not self._is_scheduled:
+            self._schedule()
 
     def start(self, effect: Callable[[], None]) -> None:
         """Begin an effect whose past is durable, before the slice ends."""

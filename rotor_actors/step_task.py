@@ -163,10 +163,14 @@ class StepTask:
     def execute(self) -> Coroutine[Any, Any, Any]:
         """The coroutine that does it; called within its task."""
         spec = self.spec
+        if gives_coroutine(spec.fn):
+            self._arm_timeout()
+            coro: Coroutine[Any, Any, Any] = spec.fn(*spec.args)
+            return coro
         if not is_async(spec.fn):
             return self._in_thread(spec)
         self._arm_timeout()
-        return spec.fn(*spec.args) if gives_coroutine(spec.fn) else _awaited(spec)
+        return _awaited(spec)
 
     async def _in_thread(self, spec: RunSpec) -> Any:
         async with self._host.threads.slot():
