@@ -72,7 +72,29 @@ class Steering(Upkeep, Messaging):
         async def signal(arguments: Mapping[str, Any]) -> None:
             await self.signal(_text(arguments, "name"), arguments.get("data"))
 
-        return {"ping": ping, "start": start, "cancel": cancel, "send": send, "signal": signal}
+        async def restart(arguments: Mapping[str, Any]) -> str:
+            return (await self.restart(_text(arguments, "run_id"))).run_id
+
+        async def resume(arguments: Mapping[str, Any]) -> str:
+            return (await self.resume(_text(arguments, "run_id"))).run_id
+
+        async def delete(arguments: Mapping[str, Any]) -> int:
+            return await self.delete(_text(arguments, "run_id"))
+
+        async def prune(arguments: Mapping[str, Any]) -> Any:
+            older_than, dry_run = _text(arguments, "older_than"), bool(arguments.get("dry_run"))
+            return msgspec.to_builtins(await self.prune(older_than=older_than, dry_run=dry_run), enc_hook=str)
+
+        async def pause(arguments: Mapping[str, Any]) -> None:
+            await self.pause_key(_text(arguments, "key"))
+
+        async def unpause(arguments: Mapping[str, Any]) -> None:
+            await self.resume_key(_text(arguments, "key"))
+
+        return {
+            "ping": ping, "start": start, "cancel": cancel, "restart": restart, "resume": resume, "delete": delete,
+            "prune": prune, "send": send, "signal": signal, "pause_key": pause, "resume_key": unpause,
+        }  # fmt: skip
 
     def _workflow(self, workflow_id: str) -> Workflow[Any, Any]:
         registry = self._open().registry

@@ -143,6 +143,11 @@ def _add_runs(commands: Any) -> None:
         again = _with_output(_command(below, name, "steering", name, help))
         again.add_argument("run_id", metavar="RUN")
         again.add_argument("--app", metavar="MODULE:APP", help="its workflows, where no process has the store open")
+    delete = _command(below, "delete", "steering", "delete", "delete a run that has ended, with its whole tree")
+    delete.add_argument("run_id", metavar="RUN")
+    prune = _with_output(_command(below, "prune", "steering", "prune", "delete the trees that ended long ago"))
+    prune.add_argument("--older-than", required=True, metavar="AGE", help="e.g. 30d")
+    prune.add_argument("--dry-run", action="store_true", help="say what would go, and delete nothing")
     export = _command(below, "export", "looking", "export", "write a run's tree as one file")
     export.add_argument("run_id", metavar="RUN")
     export.add_argument("--format", choices=("html", "svg", "mermaid", "json"), default="html")
@@ -175,4 +180,11 @@ def _add_dashboard(commands: Any) -> None:
 
 
 def _add_others(commands: Any) -> None:
+    check = commands.add_parser("check", help="which unfinished runs would break under the code of today?")
+    check.set_defaults(module="checking", function="check")
+    check.add_argument("target", metavar="MODULE[:NAME]", help="where the workflows are")
+    check.add_argument("--store", default=os.environ.get("ROTOR_STORE", "rotor.db"), metavar="FILE")
+    check.add_argument("--json", action="store_true", help="the report as JSON")
+    for name, help in (("pause", "let no run of a flow-control key begin"), ("unpause", "let them begin again")):
+        _command(commands, name, "steering", name, help).add_argument("key", metavar="KEY")
     _with_output(_command(commands, "doctor", "doctor", "doctor", "look whether everything is as it should be"))

@@ -68,6 +68,34 @@ def _again(options: argparse.Namespace, verb: str) -> int:
     return DONE
 
 
+def delete(options: argparse.Namespace) -> int:
+    """Delete a run's tree."""
+    count = _perform(options, "delete", run_id=options.run_id)
+    print(f"deleted {count} runs", file=sys.stderr)
+    return DONE
+
+
+def prune(options: argparse.Namespace) -> int:
+    """Delete what ended long ago."""
+    report = _perform(options, "prune", older_than=options.older_than, dry_run=options.dry_run)
+    print_one(report, options.output)
+    return DONE
+
+
+def pause(options: argparse.Namespace) -> int:
+    """Pause a key."""
+    _perform(options, "pause_key", key=options.key)
+    print(f"paused {options.key}; those that run go on", file=sys.stderr)
+    return DONE
+
+
+def unpause(options: argparse.Namespace) -> int:
+    """Let a paused key go on."""
+    _perform(options, "resume_key", key=options.key)
+    print(f"{options.key} goes on", file=sys.stderr)
+    return DONE
+
+
 def send(options: argparse.Namespace) -> int:
     """Send an event."""
     started = _perform(options, "send", name=options.event, data=parse_data(options.data), id=options.id)

@@ -141,6 +141,37 @@ def test_without_an_owner_the_store_is_opened_for_a_moment(tmp_path: Path) -> No
     assert rotor_json("runs", "ls", "--status", "cancelled", cwd=tmp_path)[0]["run_id"] == "left"
 
 
+def test_ended_runs_are_restarted_resumed_deleted_and_pruned(tmp_path: Path) -> None:
+    failed = rotor("run", "cli_kit:order", "--data", '{"item": "bad"}', "--run-id", "one", cwd=tmp_path)
+    assert failed.returncode == 1
+    serving = start_rotor("serve", "cli_kit:workflows", cwd=tmp_path)
+    try:
+        assert serving.stderr is not None
+        serving.stderr.readline()
+        assert rotor_json("runs", "resume", "one", cwd=tmp_path) == {"run_id": "one"}
+        assert rotor("runs", "watch", "one", "--plain", cwd=tmp_path).returncode == 1
+        again = rotor_json("runs", "restart", "one", cwd=tmp_path)["run_id"]
+        assert rotor("runs", "watch", again, cwd=tmp_path).returncode == 1
+        assert "deleted 1 runs" in rotor("runs", "delete", again, cwd=tmp_path).stderr
+        assert [run["run_id"] for run in rotor_json("runs", "ls", cwd=tmp_path)] == ["one"]
+        assert rotor_json("runs", "prune", "--older-than", "30d", "--dry-run", cwd=tmp_path)["runs"] == 0
+        assert rotor("pause", "a-key", cwd=tmp_path).returncode == 0
+        assert rotor("unpause", "a-key", cwd=tmp_path).returncode == 0
+    finally:
+        serving.send_signal(signal.SIGTERM)
+        serving.communicate(timeout=30)
+
+
+def test_check_names_unfinished_runs_that_todays_code_would_break(tmp_path: Path) -> None:
+    started = start_rotor("run", "cli_kit:nap", "--run-id", "sleeper", cwd=tmp_path)
+    assert started.stderr is not None
+    started.stderr.readline()
+    started.kill()
+    started.communicate(timeout=30)
+    checked = rotor("check", "cli_kit", cwd=tmp_path)
+    assert (checked.returncode, "1 unfinished runs checked, 0 would break" in checked.stdout) == (0, True)
+
+
 def test_a_second_interrupt_ends_at_once_and_the_store_is_whole(tmp_path: Path) -> None:
     serving = start_rotor("serve", "cli_kit:workflows", cwd=tmp_path)
     assert serving.stderr is not None
