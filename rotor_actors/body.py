@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 from rotor_actors.durations import Duration
+from rotor_actors.events.expression import Node
 from rotor_actors.fan_out import Mapper
 from rotor_actors.ids import is_storable
 from rotor_actors.map_state import MapState
@@ -65,6 +66,10 @@ class Body(Mapper, Protocol):
     def codec_of(self, annotation: object) -> Codec: ...
 
     def step_codec(self, fn: Callable[..., Any]) -> Codec: ...
+
+    def condition(self, match: str | None, where: str | None) -> Node | None:
+        """What they ask of an event, parsed once for all runs. Raises ExpressionError."""
+        ...
 
     def codecs_of(self, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]:
         """Register a workflow, and give the codecs of its data and its result."""

@@ -23,6 +23,7 @@ from rotor_actors.detached import Detached
 from rotor_actors.ending import Ending
 from rotor_actors.errors import ErrorInfo, PayloadError, RotorError, StoreError
 from rotor_actors.events.cancelling import CancelOns
+from rotor_actors.events.expression import Node
 from rotor_actors.events.sending import Sending
 from rotor_actors.events.signals import Signals
 from rotor_actors.events.waiting import EventWaits
@@ -215,6 +216,9 @@ class Engine(Kernel):
 
     def step_codec(self, fn: Callable[..., Any]) -> Codec:
         return self.registry.step_codec(fn)
+
+    def condition(self, match: str | None, where: str | None) -> Node | None:
+        return self.waits.parse(match, where)
 
     def max_depth(self) -> int | None:
         return self.options.max_depth

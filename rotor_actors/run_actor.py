@@ -16,6 +16,7 @@ from rotor_actors.alarms import Alarms
 from rotor_actors.context import Context
 from rotor_actors.durations import Duration
 from rotor_actors.errors import InvokeDepthError, InvokeTargetError, NonDeterminismError, StepRefusedError
+from rotor_actors.events.expression import Node
 from rotor_actors.loading import Loaded
 from rotor_actors.loop_tasks import RunTask
 from rotor_actors.map_state import EndPages, Maps, MapState
@@ -60,6 +61,8 @@ class ActorHost(StepHost, Protocol):
     def codec_of(self, annotation: object) -> Codec: ...
 
     def step_codec(self, fn: Callable[..., Any]) -> Codec: ...
+
+    def condition(self, match: str | None, where: str | None) -> Node | None: ...
 
     def find_workflow(self, workflow_id: str) -> Workflow[Any, Any] | None: ...
 
@@ -678,6 +681,9 @@ class RunActor:
 
     def step_codec(self, fn: Callable[..., Any]) -> Codec:
         return self._host.step_codec(fn)
+
+    def condition(self, match: str | None, where: str | None) -> Node | None:
+        return self._host.condition(match, where)
 
     def workflow(self, workflow_id: str) -> Workflow[Any, Any]:
         found = self._host.find_workflow(workflow_id)

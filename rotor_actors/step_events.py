@@ -11,7 +11,6 @@ import msgspec
 from rotor_actors.body import NIL, Body, checked_step_id
 from rotor_actors.durations import Duration, humanize
 from rotor_actors.errors import PayloadError, SignalTimeoutError
-from rotor_actors.events.expression import condition
 from rotor_actors.ids import is_storable
 from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.payload import Codec
@@ -87,8 +86,8 @@ class EventSteps:
         that waits for it. When the scope that waits here is cancelled, the step waits no longer.
         """
         limit = self._body.seconds(timeout, "timeout")
-        condition(match, where)
-        spec = WaitForEventSpec(self._body.now() + limit, match, where)
+        node = self._body.condition(match, where)
+        spec = WaitForEventSpec(self._body.now() + limit, match, where, node)
         ended = await self._ask(id, Kind.WAIT_FOR_EVENT, checked_name(event, "an event"), spec)
         match ended.outcome.status:
             case OutcomeStatus.COMPLETED:

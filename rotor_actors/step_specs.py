@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from rotor_actors.budget import Budget
+from rotor_actors.events.expression import Node
 from rotor_actors.flow.ticket import Ticket
 from rotor_actors.payload import Codec
 from rotor_actors.retry import RetryPolicy
@@ -46,11 +47,12 @@ class SleepSpec(msgspec.Struct, frozen=True, gc=False):
 
 
 class WaitForEventSpec(msgspec.Struct, frozen=True, gc=False):
-    """`step.wait_for_event`: until when, and what the event must be like. The expressions are checked already."""
+    """`step.wait_for_event`: until when, and what the event must be like; `node` is that, parsed."""
 
     due: float
     match: str | None
     where: str | None
+    node: Node | None
 
 
 class WaitForSignalSpec(msgspec.Struct, frozen=True, gc=False):

@@ -98,6 +98,15 @@ async def test_data_that_does_not_fit_a_workflow_fails_its_run_by_name_and_no_ot
         assert handled == [{"name": "Ada"}]
 
 
+async def test_a_text_is_parsed_once_for_all_runs() -> None:
+    async with World(paid) as world:
+        waits = world.runtime._engine.waits  # pyright: ignore[reportPrivateUsage]
+        await world.runtime.send([Event("order.created", {"order": n}) for n in range(3)])
+        await world.settle()
+        assert waits.parse("data.order", None) is waits.parse("data.order", None)
+        assert len(waits._parsed) == 1  # pyright: ignore[reportPrivateUsage]
+
+
 async def test_what_was_sent_is_there_after_a_crash() -> None:
     async with World(greet) as world:
         ids = await world.runtime.send(Event("contact.created", Contact("Ada")))
@@ -293,6 +302,8 @@ async def test_a_match_that_could_never_match_fails_at_once_by_name() -> None:
         ({"where": "data.x =! 1"}, ExpressionError, "at position 7: write '=='"),
         ({"match": "order"}, ExpressionError, "'order' is unknown"),
         ({"match": "own.data.x"}, ExpressionError, "expected a path in the event"),
+        ({"where": ["data.x"]}, ExpressionError, "expected a text"),
+        ({"match": 5}, ExpressionError, "expected a text"),
         ({"event": ""}, ValueError, "an event is named by a text"),
         ({"timeout": "soon"}, ValueError, "soon"),
         ({"timeout": None}, Exception, "timeout"),

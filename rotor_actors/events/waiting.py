@@ -71,7 +71,7 @@ class EventWaits(StepFeature):
 
     def _restored(self, run: Run, note: WaiterNote, values: list[Any]) -> Node | None:
         try:
-            return bound(self._parse(note.match, note.where), values)
+            return bound(self.parse(note.match, note.where), values)
         except ExpressionError as error:  # it was one to the program that wrote it
             _logger.error("%s: step %r waits for no event any more, only for its timeout: %s", run.where, note.step_id,
                           error, extra={"run_id": run.row.run_id})  # fmt: skip
@@ -90,7 +90,7 @@ class EventWaits(StepFeature):
             return known.waiter.until
         spec: WaitForEventSpec = pending.spec
         kernel = self._kernel
-        node = self._parse(spec.match, spec.where)
+        node = spec.node
         codec = kernel.registry.codecs.of(Any)
         try:
             values = own_values(node, run, codec, spec.match)
@@ -149,9 +149,11 @@ class EventWaits(StepFeature):
         if not of_run:
             del self._of_run[waiting.run.row.n]
 
-    def _parse(self, match: str | None, where: str | None) -> Node | None:
+    def parse(self, match: str | None, where: str | None) -> Node | None:
         """Each text is parsed once; of texts that are made anew each time, a thousand are remembered."""
         texts = (match, where)
+        if not all(text is None or isinstance(text, str) for text in texts):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return condition(match, where)  # which refuses it; it need not even have a hash
         if texts not in self._parsed:
             if len(self._parsed) >= _MOST_PARSED:
                 self._parsed.clear()
