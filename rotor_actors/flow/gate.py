@@ -176,26 +176,36 @@ class Gate:
         self._followers.setdefault(ticket.follows, []).append(run.row.n)
 
     def _join(self, each: Pass) -> None:
+        turnstile = self._stand(each)
+        if turnstile is not None:
+            self.pump(turnstile)
+
+    def _stand(self, each: Pass) -> Turnstile | None:
         run = each.run
         if run.workflow is None or run.is_doomed:
-            return  # `appeared` comes back to it, or its end
+            return None  # `appeared` comes back to it, or its end
         turnstile = each.turnstile = self._turnstile(each)
         is_root = run.row.parent_n is None
         turnstile.line.arrive(each.place, is_root=is_root, lender=_lender(run, turnstile.line))
-        self.pump(turnstile)
+        return turnstile
 
     def _turnstile(self, each: Pass) -> Turnstile:
         """The line of the run's key, which allows what the newest of those that came to it says."""
-        name = each.ticket.name
+        name, limits = self._limits(each)
         turnstile = self._turnstiles.get(name)
         if turnstile is None:
             turnstile = self._turnstiles[name] = Turnstile(self, Line(name or ""))
             turnstile.line.is_paused = name in self._paused
-        turnstile.line.limits = each.ticket.limits
-        workflow = each.run.workflow
-        if name is not None and each.ticket.is_own and workflow is not None:
-            turnstile.line.limits = limits_of(None if workflow.rules is None else workflow.rules.flow_control)
+        turnstile.line.limits = limits
         return turnstile
+
+    def _limits(self, each: Pass) -> tuple[str | None, Limits]:
+        """Limits that are the workflow's own follow its definition; one that has none any more has no key either."""
+        ticket, workflow = each.ticket, each.run.workflow
+        if ticket.name is None or not ticket.is_own or workflow is None:
+            return ticket.name, ticket.limits
+        flow_control = None if workflow.rules is None else workflow.rules.flow_control
+        return (None if flow_control is None else ticket.name), limits_of(flow_control)
 
     # Letting in
 
@@ -321,9 +331,9 @@ class Gate:
             if each.ticket.follows in self.passes and each.ticket.follows:
                 self._wait_for_other(each.run, each.ticket)
             else:
-                self._join(each)
+                self._stand(each)
         for turnstile in list(self._turnstiles.values()):
-            self._look_ahead(turnstile, self._host.now())
+            self.pump(turnstile)
 
     def appeared(self, run: Run) -> bool:
         """The run's workflow was not registered, and is now. Says whether the run waits here."""

@@ -260,6 +260,27 @@ async def test_runs_that_began_before_their_workflow_had_limits_count() -> None:
         assert watch.running == ["1"]
 
 
+async def test_a_workflow_that_has_no_limits_any_more_takes_them_from_nobody_else() -> None:
+    watch, flow_control = Watch(), FlowControl("shared", parallelism=1)
+
+    @workflow(id="other", flow_control=flow_control)
+    async def other(ctx: Context, name: str) -> None:
+        await ctx.step.run("enter", watch.enter, name)
+        await ctx.step.sleep("work", 10)
+        await ctx.step.run("exit", watch.exit, name)
+
+    work = worker(watch, flow_control)
+    async with World(other, work) as world:
+        for n in range(3):
+            await world.runtime.start(other, f"other {n}")
+        await world.runtime.start(work, "work")
+        await world.crash()
+        world._workflows = (other, worker(watch, None))  # pyright: ignore[reportPrivateUsage]
+        await world.open()
+        await world.settle()
+        assert sorted(watch.running) == ["other 0", "work"]
+
+
 async def test_a_run_that_is_resumed_goes_on_at_once_and_counts_over_a_restart_too() -> None:
     watch, is_broken = Watch(), [True]
 
