@@ -7,7 +7,7 @@ under the id of the run that had it, to be looked at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import msgspec
@@ -145,6 +145,10 @@ class Budgets(StepFeature):
             for child in survivors
             if child.budget is not None and not child.is_doomed and child.budget.record.run_id != child.row.run_id
         ]
+
+    @property
+    def concerned(self) -> Sized:
+        return self._nodes
 
     def run_ended(self, run: Run) -> None:
         if run.budget is not None:

@@ -6,6 +6,7 @@ a step, with retries of its own; one that cannot be undone is reported at the en
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 import msgspec
@@ -86,6 +87,10 @@ class Compensations(Feature):
         handler = _workflow_of(self, row.workflow_id, run.workflow)
         created = self._created[row.n] = self._finishing.handler_entry(run, handler, HANDLER, failure, "")
         return [created]
+
+    @property
+    def concerned(self) -> Sized:
+        return self._created
 
     def run_ended(self, run: Run) -> None:
         created = self._created.pop(run.row.n, None)

@@ -7,7 +7,7 @@ append an entry, change what is in memory, post what follows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 from rotor_actors.messages import Known, Pending
@@ -24,6 +24,14 @@ class Feature:
     """
 
     spaces: tuple[str, ...] = ()
+
+    @property
+    def concerned(self) -> Sized | None:
+        """What is empty while no run's end concerns it: `run_ended` is not called then. None: each end does.
+
+        Asked for once. A fan-out has an end for each child, and most features have nothing to do with most runs.
+        """
+        return None
 
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
         """The run tree is built, and nothing goes on yet: take over the items of each space, in their order."""
@@ -102,7 +110,7 @@ class Features:
         # Only those with an interest are asked at each start and end: they are on the path of every run.
         self._at_starts: list[Feature] = []
         self._at_ends: list[Feature] = []
-        self._after_ends: list[Feature] = []
+        self._after_ends: list[tuple[Feature, Sized | None]] = []
 
     def add(self, feature: Feature) -> None:
         self._all.append(feature)
@@ -114,7 +122,7 @@ class Features:
         if type(feature).run_ends is not Feature.run_ends:
             self._at_ends.append(feature)
         if type(feature).run_ended is not Feature.run_ended:
-            self._after_ends.append(feature)
+            self._after_ends.append((feature, feature.concerned))
 
     @property
     def spaces(self) -> list[str]:
@@ -174,5 +182,6 @@ class Features:
         return entries
 
     def run_ended(self, run: Run) -> None:
-        for feature in self._after_ends:
-            feature.run_ended(run)
+        for feature, concerned in self._after_ends:
+            if concerned is None or concerned:
+                feature.run_ended(run)

@@ -6,7 +6,7 @@ the two ends with the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from contextlib import ExitStack
 
 import msgspec
@@ -122,6 +122,10 @@ class Joins(StepFeature):
         return {key: Known(Kind.JOIN, joiner.target, step_id=joiner.step_id) for key, joiner in joiners.items()}
 
     # Ends
+
+    @property
+    def concerned(self) -> Sized:
+        return self._of_target
 
     def run_ended(self, run: Run) -> None:
         if run.row.n in self._of_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sized
 from typing import Any
 
 from rotor_actors.errors import ExpressionError
@@ -34,6 +35,10 @@ class CancelOns(Feature):
         """Its own event is another: so may be what it matches."""
         self.run_ended(run)
         self.run_known(run)
+
+    @property
+    def concerned(self) -> Sized:
+        return self._of_run
 
     def run_ended(self, run: Run) -> None:
         for waiter in self._of_run.pop(run.row.n, ()):

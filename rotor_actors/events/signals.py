@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 
 import msgspec
 
@@ -109,6 +109,10 @@ class Signals(StepFeature):
             spec: WaitForSignalSpec = pending.spec
             outcome = Outcome(OutcomeStatus.TIMED_OUT, msgspec.msgpack.encode(spec.timeout))
             self._end(run, pending.key, pending.step_id, pending.target, outcome)
+
+    @property
+    def concerned(self) -> Sized:
+        return self._of_run
 
     def run_ended(self, run: Run) -> None:
         if run.row.n in self._of_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import msgspec
@@ -123,6 +123,10 @@ class EventWaits(StepFeature):
         self._remove(waiting)
         outcome = Outcome(OutcomeStatus.COMPLETED, event)
         self._kernel.record_outcome(waiting.run, row, outcome, ItemDropped(SPACE, waiting.item_key))
+
+    @property
+    def concerned(self) -> Sized:
+        return self._of_run
 
     def run_ended(self, run: Run) -> None:
         if run.row.n in self._of_run:
