@@ -39,6 +39,10 @@ class Body(Mapper, Protocol):
         """See `Context.patched`."""
         ...
 
+    def report(self, key: str, value: object) -> None:
+        """See `Context.report`."""
+        ...
+
     def open_map(self, step_id: str, target: str) -> MapState:
         """Begin a map over the workflow `target`."""
         ...

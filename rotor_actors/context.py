@@ -12,6 +12,7 @@ from uuid import UUID
 from rotor_actors.body import Body, checked_step_id
 from rotor_actors.durations import Duration
 from rotor_actors.flow.options import FlowControl
+from rotor_actors.ids import is_storable
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.step import InvokeOutcome, Step, charge, invoke_outcome
 from rotor_actors.workflow import Event, Workflow
@@ -110,6 +111,26 @@ class Context:
         A step that was in flight when the process ended, and has no outcome, does not count as recorded.
         """
         return self._body.patched(checked_step_id(name))
+
+    def report(self, value: object, *, key: str = "") -> None:
+        """Publish how far the run has come; whoever follows it (`handle.updates()`) is told.
+
+            ctx.report({"done": n, "of": total})
+
+        The newest value of each key is kept, also over restarts and beyond the run's end; each replaces the one
+        before. It is seen once it is durable, goes with the commits that come anyway, and keeps no step waiting. A
+        replay does not report again what was recorded; a new attempt reports anew, and says that it is one.
+
+        Args:
+            value: what can be stored, and is shown as plain data. key: a name, where there are several such values.
+
+        Raises:
+            PayloadError: the value cannot be stored. TypeError: the key is not a text.
+            StepRefusedError: called outside of the body: a step reports by what it returns.
+        """
+        if not isinstance(key, str) or not is_storable(key):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"ctx.report: key must be a text, e.g. 'pages'; got {key!r}")
+        self._body.report(key, value)
 
     async def cancel(self, reason: str = "") -> NoReturn:
         """Cancel this run from inside: it ends cancelled, not failed, with all that runs below it."""

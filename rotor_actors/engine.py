@@ -38,6 +38,7 @@ from rotor_actors.map_state import EndPages
 from rotor_actors.messages import AttemptDue, MarkMap, Pending, TimerFired
 from rotor_actors.paging import Paging
 from rotor_actors.payload import Codec
+from rotor_actors.progress import Progress
 from rotor_actors.records import (
     EventNote,
     Kind,
@@ -79,6 +80,7 @@ class Engine(Kernel):
         self.paging = Paging(self, self.ending)
         self.run_timeouts = RunTimeouts(self, self.finishing)
         self.features.add(self.run_timeouts)
+        self.progress = Progress(self)
         self.grace = options.cancel_grace
         self.leftovers = Leftovers(self.timers, self.now, self.grace, self._give_up)
         self.waits = EventWaits(self)
@@ -372,6 +374,9 @@ class Engine(Kernel):
         row = StepRow(run.row.n, self.now(), Kind.PATCH, key, name)
         row.seq = self.journal.next_seq
         self.append(run, StepRecorded(row))
+
+    def report(self, run: Run, key: str, number: int, value: bytes) -> None:
+        self.progress.report(run, key, number, value)
 
     def fetch(self, run: Run, pages: EndPages) -> None:
         self.paging.fetch(run, pages)

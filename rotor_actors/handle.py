@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any, Generic, Protocol, TypeVar
 
 from rotor_actors.cancellation import CancelReport
 from rotor_actors.durations import Duration
 from rotor_actors.records import RunStatus
-from rotor_actors.views import RunInfo, RunTree
+from rotor_actors.views import RunInfo, RunTree, Update
 
 Out = TypeVar("Out")
 
@@ -22,6 +23,10 @@ class Runs(Protocol):
     async def tree(self, run_id: str) -> RunTree: ...
 
     async def cancel(self, run_id: str, reason: str = "") -> CancelReport: ...
+
+    async def progress(self, run_id: str) -> dict[str, Update]: ...
+
+    def updates_of(self, run_id: str, key: str | None) -> AsyncGenerator[Update, None]: ...
 
 
 class RunHandle(Generic[Out]):
@@ -69,6 +74,28 @@ class RunHandle(Generic[Out]):
     async def tree(self) -> RunTree:
         """The run and all below it. Raises RunNotFoundError when no run has this id."""
         return await self._runs.tree(self.run_id)
+
+    async def progress(self) -> dict[str, Update]:
+        """The newest value that the run has reported under each key. Raises RunNotFoundError."""
+        return await self._runs.progress(self.run_id)
+
+    def updates(self, key: str | None = None) -> AsyncGenerator[Update, None]:
+        """Follow what the run reports of itself: first the newest value of each key, then each new one, until it ends.
+
+            async for update in handle.updates():
+                print(update.value)
+
+        Any number of readers may follow a run, in any task, from whenever. What is shown is durable. A reader that is
+        slow gets the newest value of each key and learns from `missed` how many it has not seen; it keeps nobody
+        waiting. The last value of each key is always given before the iteration ends.
+
+        Args:
+            key: only what is reported under it; None for all.
+
+        Raises (while iterating):
+            RunNotFoundError: no run has this id. StoreError, RuntimeStateError: the runtime stopped before the run's end.
+        """
+        return self._runs.updates_of(self.run_id, key)
 
     async def cancel(self, reason: str = "") -> CancelReport:
         """Cancel the run and all below it; see `Runtime.cancel`."""

@@ -11,11 +11,22 @@ from typing import Any
 import msgspec
 
 from rotor_actors.budget_node import find_budget
+from rotor_actors.progress import reports_of
 from rotor_actors.reading import Reading
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.registry import Registry
 from rotor_actors.stores.base import RunQuery
-from rotor_actors.views import RunInfo, RunTree, StepInfo, budget_info, run_info, run_tree, step_infos
+from rotor_actors.views import (
+    RunInfo,
+    RunTree,
+    StepInfo,
+    Update,
+    budget_info,
+    run_info,
+    run_tree,
+    step_infos,
+    update_of,
+)
 from rotor_actors.waits import Wait, sentence
 from rotor_actors.workflow import Workflow
 
@@ -126,6 +137,15 @@ class Introspection(Reading):
         """
         row = await self._row(run_id)
         return sentence(row, await self._waits(row), self._now())
+
+    async def progress(self, run_id: str) -> dict[str, Update]:
+        """The newest value that a run has reported under each key, whether it has ended or not. Raises RunNotFoundError.
+
+        See `Context.report`; `RunHandle.updates` follows it.
+        """
+        n = (await self._row(run_id)).n
+        reports = await self._read(lambda store: reports_of(store, n))
+        return {key: update_of(key, each.value, each.attempt, each.at) for key, each in reports.items()}
 
     async def steps(self, run_id: str) -> list[StepInfo]:
         """The recorded step outcomes of a run, in their order. An invoke is its child's row. Raises RunNotFoundError."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import msgspec
 
 from rotor_actors.engine import Engine
 from rotor_actors.errors import ErrorInfo, StoreCorruptedError, StoreError
-from rotor_actors.records import History, RunStatus
+from rotor_actors.progress import reports_of
+from rotor_actors.records import History, RunFlag, RunStatus
 from rotor_actors.run import Phase, Run
 
 _logger = logging.getLogger("rotor_actors")
@@ -54,9 +56,18 @@ class Loader:
         except StoreCorruptedError:
             await self._load_one_by_one(runs, upto_seq)
             return
+        await self._load_reports(runs)
         for run in runs:
             run.history = histories[run.row.n]
             engine.loaded(run, upto_seq)
+
+    async def _load_reports(self, runs: list[Run]) -> None:
+        """What a run has reported before it does not report again in its replay."""
+        engine = self._engine
+        for run in runs:
+            if run.row.flags & RunFlag.REPORTS:
+                find = partial(reports_of, engine.ports.store, run.row.n)
+                engine.progress.recorded(run.row.n, await engine.ports.reader.call(find))
 
     async def _histories(self, ns: list[int]) -> dict[int, History]:
         engine = self._engine
@@ -75,5 +86,6 @@ class Loader:
                     engine.ending.end(run, RunStatus.FAILED, error=msgspec.msgpack.encode(info))
                     engine.journal.kick()
             else:
+                await self._load_reports([run])
                 run.history = histories[run.row.n]
                 engine.loaded(run, upto_seq)

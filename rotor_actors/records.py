@@ -96,6 +96,8 @@ class RunFlag(IntEnum):
     """Started by `step.start` of another run, which `parent_run_id` names: linked to it, and nothing else."""
     UNDOABLE = 128
     """Some step of it says how it is undone: if it fails or is cancelled, a run of its own does that."""
+    REPORTS = 256
+    """It has reported something of itself, which its replay must not report again."""
     DAMAGED = 32
     """The store found that a payload does not match its checksum, and left the payloads out."""
 

@@ -102,6 +102,8 @@ class ActorHost(StepHost, Protocol):
 
     def record_patch(self, run: Run, key: bytes, name: str) -> None: ...
 
+    def report(self, run: Run, key: str, number: int, value: bytes) -> None: ...
+
     def fetch(self, run: Run, pages: EndPages) -> None:
         """Read the next page, and hand it to the run's actor."""
         ...
@@ -117,9 +119,9 @@ class ActorHost(StepHost, Protocol):
 class RunActor:
     """One attempt of one run."""
 
-    __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_invoke_failures", "_is_cleaning", "_is_closed",
-                 "_is_fetching", "_is_moving", "_is_over", "_loaded", "_loop", "_page_waiters", "_pause", "_run", "_spins",
-                 "_state", "_steps", "_task", "_told_due")  # fmt: skip
+    __slots__ = ("_alarms", "_checks", "_effects", "_failures", "_host", "_invoke_failures", "_is_cleaning",
+                 "_is_closed", "_is_fetching", "_is_moving", "_is_over", "_loaded", "_loop", "_page_waiters",
+                 "_pause", "_reports", "_run", "_spins", "_state", "_steps", "_task", "_told_due")  # fmt: skip
 
     def __init__(
         self, host: ActorHost, run: Run, loaded: Loaded | None, *, is_replaying: bool, is_strict: bool
@@ -148,6 +150,7 @@ class RunActor:
         self._page_waiters: dict[EndPages, asyncio.Future[None]] | None = None
         self._is_over: Callable[[], bool] | None = None
         self._checks = 0
+        self._reports = 0
         # Last first. Those that were cut off by a slice come before what the body asks for later.
         self._effects: list[Effect] = []
         self._spins = 0
@@ -617,6 +620,14 @@ class RunActor:
         if key is not None and not self._run.is_doomed:
             self._host.record_patch(self._run, key, name)
         return answer
+
+    def report(self, key: str, value: object) -> None:
+        if not self._loop.is_running():
+            raise self._outside("ctx.report")
+        blob = self._host.codec_of(Any).round_trip(value)[0]
+        self._reports += 1
+        if not self._is_closed:
+            self._host.report(self._run, key, self._reports, blob)
 
     def open_map(self, step_id: str, target: str) -> MapState:
         if not self._loop.is_running():

@@ -85,6 +85,27 @@ class RunInfo(msgspec.Struct, frozen=True):
         return run_html(self)
 
 
+class Update(msgspec.Struct, frozen=True):
+    """What a run has reported of itself.
+
+    Attributes:
+        value: as plain data. key: `""`, or the name under which it was reported.
+        attempt: of the run. at: when.
+        missed: how many reports of this key came and went since the update before, because you were slow.
+    """
+
+    value: Any
+    key: str
+    attempt: int
+    at: datetime
+    missed: int = 0
+
+
+def update_of(key: str, value: bytes, attempt: int, at: float, missed: int = 0) -> Update:
+    """An update, as it is shown."""
+    return Update(to_json(value), key, attempt, _at(at), missed)
+
+
 class StepInfo(msgspec.Struct, frozen=True):
     """One recorded step outcome of a run."""
 

@@ -11,14 +11,14 @@ from rotor_actors.controlling import Controlling
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.engine import Engine
 from rotor_actors.errors import WorkflowCancelledError, WorkflowFailedError, WorkflowTimeoutError
+from rotor_actors.following import Following
 from rotor_actors.handle import RunHandle
-from rotor_actors.looking import Looking
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.run import Run
 from rotor_actors.step import decode_error, decode_reason
 
 
-class Waiting(Controlling, Looking):
+class Waiting(Controlling, Following):
     """The methods of `Runtime` that wait, and the handles which use them."""
 
     def run(self, run_id: str) -> RunHandle[Any]:
