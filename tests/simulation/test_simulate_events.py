@@ -109,3 +109,30 @@ async def test_each_scheduled_time_starts_one_run(sim: Simulation) -> None:
     results = [run.result for run in reversed(await sim.runtime.runs(workflow="tick"))]
     assert len(results) == 3
     assert results == sorted(set(results))
+
+
+@workflow(id="listener", on="go")
+async def listener(ctx: Context, data: dict[str, int]) -> Any:
+    event = await ctx.step.wait_for_event("w", event="ping", timeout="1h", match="data.n")
+    return None if event is None else event.data["k"]
+
+
+@simulate(workflows=[listener, mortal, tick], seeds=12, crash="seeded")
+async def test_all_at_once_with_crashes_by_chance_in_recovery_too(sim: Simulation) -> None:
+    ids: list[str] = []
+    for n in range(4):
+        ids += await sim.runtime.send(Event("go", {"n": n}, id=f"go-{n}"))
+    mortal_run = await sim.runtime.start(mortal, run_id="mortal")
+    await sim.advance("5m")
+    pings = [Event("ping", {"n": n % 4, "k": n}, id=f"ping-{n}") for n in range(8)]
+    await asyncio.gather(*(sim.runtime.send(ping) for ping in pings))
+    await sim.runtime.send(Event("stop", {"run": "mortal"}, id="stop"))
+    heard = [await sim.runtime.run(id).result() for id in ids]
+    assert [k % 4 for k in heard] == [0, 1, 2, 3]
+    with pytest.raises(WorkflowCancelledError):
+        await mortal_run.result()
+    await sim.advance("30m")
+    assert len(await sim.runtime.runs(workflow="listener")) == 4
+    times = [run.result for run in reversed(await sim.runtime.runs(workflow="tick"))]
+    assert len(times) >= 3
+    assert times == sorted(set(times))
