@@ -15,7 +15,7 @@ from rotor_actors.features import Feature
 from rotor_actors.finishing import Finishing
 from rotor_actors.flow.creating import create_with_ticket
 from rotor_actors.flow.gate import PAUSE_SPACE, RATE_SPACE, Begun
-from rotor_actors.flow.merging import ELEMENT_SPACE, MERGE_SPACE, Merging, elements_of
+from rotor_actors.flow.merging import ELEMENT_SPACE, MERGE_SPACE, Merging, as_list, elements_of
 from rotor_actors.flow.options import Batch
 from rotor_actors.flow.paths import Input, own_name
 from rotor_actors.flow.rules import Rules
@@ -67,7 +67,7 @@ class Arriving(Feature):
                 self._kernel.journal.append(self._remember(once, rival.row.run_id, rules, now))
             return self._there(rival.row.run_id)
         with self._kernel.journal.one_act():
-            if rules.batch is not None and merges:
+            if rules.batch is not None and merges and self._fits(row, workflow):
                 started = self._batch(row, workflow, rules.batch, context)
             else:
                 started = self._create(row, workflow, rules, ticket, once, context)
@@ -101,6 +101,18 @@ class Arriving(Feature):
                 row = self._another(row)
         assert run is not None
         return Started(run.row.run_id, run.seen_seq, run.row.n in new)
+
+    def _fits(self, row: RunRow, workflow: Workflow[Any, Any]) -> bool:
+        """An event whose data is no element is a run of its own, which finds that out: it spoils no batch."""
+        if row.event is None:
+            return True
+        alone = as_list([row.input or NIL])
+        try:
+            self._kernel.registry.data_codec(workflow).decode(alone)
+        except PayloadError:
+            row.input = alone
+            return False
+        return True
 
     def _another(self, row: RunRow) -> RunRow:
         """The row of one more run, should one be needed."""

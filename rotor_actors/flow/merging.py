@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from rotor_actors.durations import seconds
+from rotor_actors.errors import PayloadError
 from rotor_actors.flow.gate import ticket_item
 from rotor_actors.flow.options import Batch, Debounce
 from rotor_actors.flow.paths import Input, own_name
@@ -140,7 +141,11 @@ class Merging:
         if merged.elements:
             run.row.input = as_list(merged.elements)
             entries = [RunAmended(run.snapshot()), ItemsDropped([run.row.n])]
-        ticket = Ticket() if workflow.rules is None else make_ticket(workflow.id, workflow.rules, None, run.row.input)
+        ticket = (
+            Ticket()
+            if workflow.rules is None
+            else make_ticket(workflow.id, workflow.rules, None, run.row.input, is_lenient=True)
+        )
         ticket = msgspec.structs.replace(ticket, arrival=kernel.tree.next_n())
         kernel.append(run, Together([*entries, ticket_item(run.row.n, ticket)]))
         kernel.features.run_amended(run)
@@ -210,8 +215,15 @@ class Merged:
 
 
 def elements_of(blob: bytes) -> list[bytes]:
-    """The elements of a stored list."""
-    return [bytes(raw) for raw in msgspec.msgpack.decode(blob, type=list[msgspec.Raw])]
+    """The elements of a stored list.
+
+    Raises:
+        PayloadError: it is none.
+    """
+    try:
+        return [bytes(raw) for raw in msgspec.msgpack.decode(blob, type=list[msgspec.Raw])]
+    except msgspec.MsgspecError as error:
+        raise PayloadError(f"a start of a batch brings a list of elements: {error}") from error
 
 
 def as_list(elements: list[bytes]) -> bytes:

@@ -131,6 +131,18 @@ async def test_a_paused_key_lets_nobody_begin_also_after_a_restart_and_lets_thos
         assert await world.result(second.run_id) == "did 1"
 
 
+async def test_any_number_begins_when_a_key_opens() -> None:
+    watch = Watch()
+    work = worker(watch, FlowControl("k", parallelism=1_000))
+    async with World(work) as world:
+        await world.runtime.pause_key("k")
+        for n in range(200):
+            await world.runtime.start(work, f"{n}")
+        await world.runtime.resume_key("k")
+        await world.settle()
+        assert watch.running == [f"{n}" for n in range(200)]
+
+
 async def test_a_queued_run_that_is_cancelled_never_begins_and_is_in_nobodys_way() -> None:
     watch = Watch()
     work = worker(watch, FlowControl("k", parallelism=1))

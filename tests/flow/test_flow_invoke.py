@@ -9,7 +9,7 @@ import pytest
 from flow_kit import Watch
 from kit import World
 
-from rotor_actors import Context, FlowControl, RunStatus, Workflow, workflow
+from rotor_actors import Context, FlowControl, RunStatus, Singleton, Workflow, workflow
 from rotor_actors.errors import WorkflowDefinitionError, WorkflowFailedError, WorkflowTimeoutError
 
 pytestmark = pytest.mark.asyncio
@@ -181,6 +181,22 @@ async def test_children_wait_for_no_place_in_the_runtime_even_behind_started_run
         queued = await world.runtime.start(child, "queued")
         assert await world.result(handle) == ["did 0", "did 1"]
         assert await world.result(queued) == "did queued"
+
+
+async def test_a_map_over_a_singleton_says_which_run_was_there() -> None:
+    @workflow(id="only", singleton=Singleton())
+    async def only(ctx: Context, n: int) -> int:
+        await ctx.step.sleep("work", 1)
+        return n
+
+    @workflow(id="parent", retries=0)
+    async def parent(ctx: Context) -> list[int | None]:
+        ends = ctx.step.map("m", workflow=only, items=range(2), timeout="1h", on_error="collect")
+        return [end.body async for end in ends]
+
+    async with World(only, parent) as world:
+        with pytest.raises(WorkflowFailedError, match="a singleton"):
+            await world.execute(parent)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,13 @@ from rotor_actors import (
     Workflow,
     workflow,
 )
-from rotor_actors.errors import InvokeTargetError, PayloadError, RunSkippedError, WorkflowCancelledError
+from rotor_actors.errors import (
+    InvokeTargetError,
+    PayloadError,
+    RunSkippedError,
+    WorkflowCancelledError,
+    WorkflowFailedError,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -202,6 +208,40 @@ async def test_events_are_gathered_each_as_one_element() -> None:
         assert [len(each) for each in started] == [1, 0, 0]
         assert await world.result(started[0][0]) == 3
     assert seen == [["0", "1", "2"]]
+
+
+async def test_an_event_that_is_no_element_fails_by_itself_and_spoils_no_batch() -> None:
+    seen: list[list[str]] = []
+    batch = batching(seen, on="note.written", batch=Batch(2, "10s"), retries=0)
+    async with World(batch) as world:
+        (first,) = await world.runtime.send(Event("note.written", {"user": "a", "text": "0"}))
+        (wrong,) = await world.runtime.send(Event("note.written", "no note"))
+        assert await world.runtime.send(Event("note.written", {"user": "a", "text": "1"})) == []
+        assert await world.result(first) == 2
+        with pytest.raises(WorkflowFailedError, match=r"the data of event 'note.written' does not fit"):
+            await world.result(wrong)
+    assert seen == [["0", "1"]]
+
+
+async def test_an_event_whose_priority_is_no_number_is_debounced_all_the_same() -> None:
+    @workflow(id="w", on="e", debounce=Debounce("1s"), priority="data.priority")
+    async def work(ctx: Context, data: dict[str, Any]) -> str:
+        return "ran"
+
+    async with World(work) as world:
+        (run_id,) = await world.runtime.send(Event("e", {"priority": "high"}))
+        assert await world.result(run_id) == "ran"
+
+
+async def test_a_batch_of_untyped_data_takes_lists_only() -> None:
+    @workflow(id="untyped", batch=Batch(2, "1s"))
+    async def untyped(ctx: Context, data: Any) -> int:
+        return len(data)
+
+    async with World(untyped) as world:
+        with pytest.raises(PayloadError, match="brings a list of elements"):
+            await world.runtime.start(untyped, 7)
+        assert await world.result(await world.runtime.start(untyped, [1, "b"])) == 2
 
 
 async def test_a_batch_has_the_priority_and_the_key_that_its_elements_agree_on() -> None:
