@@ -38,6 +38,7 @@ from rotor_actors.map_state import EndPages
 from rotor_actors.messages import AttemptDue, MarkMap, Pending, TimerFired
 from rotor_actors.paging import Paging
 from rotor_actors.payload import Codec
+from rotor_actors.places import Places
 from rotor_actors.progress import Progress
 from rotor_actors.records import (
     EventNote,
@@ -97,6 +98,9 @@ class Engine(Kernel):
         self.invoking = Invoking(self, self.finishing, self.budgets)
         self.compensations = Compensations(self, self.finishing)
         self.features.add(self.compensations)
+        self.places = Places(self)
+        self.features.add(self.places)
+        self.noted_steps = self.places.noted
         self.features.add(Detached(self, self.budgets))
         self.features.add(Joins(self))
         self.features.add(CancelSteps(self, self.finishing))
@@ -283,6 +287,13 @@ class Engine(Kernel):
         self.leftovers.ended(step)
         if step.run.cancellation is not None:
             step.run.cancellation.step_gone(step, error)
+
+    def note_place(self, run: Run, step_id: str, kind: Kind, target: str) -> None:
+        assert run.workflow is not None
+        self.places.note(run.workflow, step_id, kind, target)
+
+    def recorded_place(self, run: Run, step_id: str, kind: Kind, target: str) -> str:
+        return self.places.recorded(run.row.workflow_id, step_id, kind, target)
 
     def step_leaves(self, step: StepTask) -> None:
         self.steps.leaves(step)

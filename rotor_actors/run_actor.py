@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Protocol, cast
 import msgspec
 
 from rotor_actors.alarms import Alarms
+from rotor_actors.code_places import MOST_NOTED_STEPS, place_on_stack
 from rotor_actors.context import Context
 from rotor_actors.durations import Duration
 from rotor_actors.errors import InvokeDepthError, InvokeTargetError, NonDeterminismError, StepRefusedError
@@ -25,6 +26,7 @@ from rotor_actors.messages import (
     Diverged,
     Effect,
     Fire,
+    Known,
     MarkMap,
     Pending,
     Resolve,
@@ -40,6 +42,7 @@ from rotor_actors.run_state import RunState
 from rotor_actors.step_specs import SleepSpec
 from rotor_actors.step_task import StepHost, StepTask
 from rotor_actors.workflow import Event, Workflow
+from supervisors import await_chain
 
 _CLOSING_ROUNDS = 100
 # A body that spins goes on at once so often; then it pauses, for it seems to wait for something.
@@ -53,6 +56,12 @@ class ActorHost(StepHost, Protocol):
     """What an actor asks of the engine. Everything here is synchronous: it appends, posts and queues."""
 
     home_context: contextvars.Context
+    noted_steps: dict[str, set[str]]
+    """Steps whose place in the code is known, by workflow."""
+
+    def note_place(self, run: Run, step_id: str, kind: Kind, target: str) -> None: ...
+
+    def recorded_place(self, run: Run, step_id: str, kind: Kind, target: str) -> str: ...
 
     def codecs_of(self, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]: ...
 
@@ -133,6 +142,8 @@ class RunActor:
         self._loop = RunLoop(run.row.attempt_at, run.row.run_id, asyncio.get_running_loop(), run)  # type: ignore[abstract]
         self._loop.on_foreign = self._refuse_foreign
         self._state = _state_of(run, loaded, is_replaying, is_strict)
+        if loaded is not None:
+            self._state.explain = self._explain
         self._steps: dict[bytes, StepTask] = {}
         self._alarms: Alarms[bytes] | None = None
         self._told_due: float | None = None
@@ -611,6 +622,9 @@ class RunActor:
         if type(asked) is Pending:
             asked.future = loop.step_future(state, asked.key)
             asked.asked_at = loop.now
+            noted = self._host.noted_steps.get(self._run.row.workflow_id)
+            if noted is None or (step_id not in noted and len(noted) < MOST_NOTED_STEPS):
+                self._host.note_place(self._run, step_id, kind, target)
         return asked
 
     def patched(self, name: str) -> bool:
@@ -628,6 +642,13 @@ class RunActor:
         self._reports += 1
         if not self._is_closed:
             self._host.report(self._run, key, self._reports, blob)
+
+    def _explain(self, step_id: str, known: Known) -> str:
+        here, task = place_on_stack(), self._task
+        if not here and task is not None:  # the body is at rest, or a task of its own asks
+            here = " > ".join(await_chain(task))
+        before = self._host.recorded_place(self._run, step_id, known.kind, known.target)
+        return f" The code is now at {here or 'its begin'}; it was recorded at {before or 'a place that was not kept'}."
 
     def open_map(self, step_id: str, target: str) -> MapState:
         if not self._loop.is_running():

@@ -8,7 +8,7 @@ one by one, each when the body has come to rest, and what is still unanswered wh
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from rotor_actors.errors import NonDeterminismError, StepRefusedError
 from rotor_actors.ids import is_map_child, map_child_key, map_index_of, patch_key, step_key
@@ -46,7 +46,7 @@ class RunState:
 
     __slots__ = ("_answered", "_asked", "_counters", "_inherited", "_maps", "_memo", "_pages", "_patches", "_pending",
                  "_record", "_recorded", "_refusal", "_strict", "_unmarked", "_where",
-                 "effects", "replaying", "wanted")  # fmt: skip
+                 "effects", "explain", "replaying", "wanted")  # fmt: skip
 
     def __init__(
         self,
@@ -77,6 +77,8 @@ class RunState:
         self.effects: list[Effect] = []
         """What is to be done, in its order."""
         self._refusal = ""
+        self.explain: Callable[[str, Known], str] | None = None
+        """Says where in the code a step is, and was when it was recorded: for errors."""
         self._maps = maps
         self._pages = pages
         self._unmarked: list[MarkMap] = []
@@ -210,8 +212,11 @@ class RunState:
             raise NonDeterminismError(
                 f"{self._where}: step {step_id!r} (use {count}) is {_described(kind, target)} in the code, but the "
                 f"journal recorded {_described(known.kind, known.target)} under the same key. Give the changed step "
-                f"another id, or let runs of the old code finish first."
+                f"another id, or let runs of the old code finish first.{self._places(step_id, known)}"
             )
+
+    def _places(self, step_id: str, known: Known) -> str:
+        return "" if self.explain is None else self.explain(step_id, known)
 
     # What it is told
 
@@ -347,6 +352,7 @@ class RunState:
             raise NonDeterminismError(
                 f"{self._where}: the journal holds the outcome of {what}, which the code did not ask for at "
                 f"this point. It has changed since; run the old code, or open the runtime without strict_replay."
+                f"{'' if known is None else self._places(known.step_id, known)}"
             )
         self.effects.append(Diverged(what))
 

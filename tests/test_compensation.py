@@ -320,7 +320,7 @@ async def test_the_undoing_run_is_created_in_the_entry_that_ends_the_run() -> No
         await failed(world, trip, ["hotel"])
     ends = [entry for entry in entries if isinstance(entry, Together)]
     kinds = [{type(fact) for fact in entry.entries} for entry in ends]
-    assert {RunChanged, RunCreated} in kinds
+    assert any({RunChanged, RunCreated} <= kind for kind in kinds)
     assert not any(RunsCancelled in kind for kind in kinds)
 
 

@@ -12,11 +12,12 @@ from typing import Any, cast
 import msgspec
 import pytest
 from crash_kit import ActError, Play, survives_every_crash
+from kit import World
 
 from rotor_actors import Context, ManualClock, MemoryStore, RetryPolicy, RunStatus, Runtime, Workflow, workflow
 from rotor_actors.errors import WorkflowFailedError, WorkflowTimeoutError
 from rotor_actors.loading import ReleaseNote, load
-from rotor_actors.records import ChildRow, Entry, History, Kind, OutcomeStatus, RunFlag, StepRow
+from rotor_actors.records import ChildRow, Entry, History, ItemPut, Kind, OutcomeStatus, RunFlag, StepRow
 
 Flow = Callable[[Context], Awaitable[Any]]
 
@@ -538,3 +539,70 @@ async def test_child_that_ends_after_its_parent_timed_out_leaves_replay_as_it_wa
 
     report = await survives_every_crash(body, crashes=2)
     assert report.end == ["2.0000 timed out", "13.0000 did after"]
+
+
+# Both places in the code
+
+
+@pytest.mark.asyncio
+async def test_changed_code_is_told_from_where_the_step_was_recorded_and_where_it_is_asked_for_now() -> None:
+    @workflow(id="changing")
+    async def old_code(ctx: Context) -> None:
+        await ctx.step.run("fetch", asyncio.sleep, 0)
+        await ctx.step.sleep("night", "10h")
+
+    @workflow(id="changing")
+    async def new_code(ctx: Context) -> None:
+        await ctx.step.sleep("fetch", "1h")
+        await ctx.step.sleep("night", "10h")
+
+    old_line, new_line = (each.fn.__code__.co_firstlineno + 2 for each in (old_code, new_code))
+    async with World(old_code) as world:
+        handle = await world.runtime.start(old_code)
+        await world.clock.advance("1h")
+        await world.crash()
+        await world.open(new_code)
+        with pytest.raises(WorkflowFailedError) as failed:
+            await world.result(handle.run_id)
+        message = failed.value.error.message
+        assert "step 'fetch' (use 0) is a sleep in the code, but the journal recorded a run step" in message
+        assert f"The code is now at {__file__}:{new_line}, in " in message
+        assert f"it was recorded at {__file__}:{old_line}, in " in message
+        assert "Give the changed step another id" in message
+
+
+@pytest.mark.asyncio
+async def test_strict_replay_names_where_the_missing_step_was_recorded_and_where_the_body_rests() -> None:
+    @workflow(id="changing")
+    async def old_code(ctx: Context) -> None:
+        await ctx.step.run("fetch", asyncio.sleep, 0)
+        await ctx.step.sleep("night", "10h")
+
+    @workflow(id="changing")
+    async def new_code(ctx: Context) -> None:
+        await ctx.step.sleep("night", "10h")
+
+    async with World(old_code) as world:
+        handle = await world.runtime.start(old_code)
+        await world.clock.advance("1h")
+        await world.crash()
+        await world.open(new_code, strict_replay=True)
+        with pytest.raises(WorkflowFailedError) as failed:
+            await world.result(handle.run_id)
+        message = failed.value.error.message
+        assert f"it was recorded at {__file__}:{old_code.fn.__code__.co_firstlineno + 2}, in " in message
+        assert f"test_replay.py:{new_code.fn.__code__.co_firstlineno + 2}" in message
+
+
+@pytest.mark.asyncio
+async def test_of_steps_with_ids_made_of_data_only_so_many_places_are_kept() -> None:
+    @workflow(id="many")
+    async def many(ctx: Context) -> None:
+        await asyncio.gather(*(ctx.step.run(f"item {n}", asyncio.sleep, 0) for n in range(1_000)))
+
+    async with World(many) as world:
+        await world.execute(many)
+        assert len([fact for fact in world.store.committed(ItemPut) if fact.item.space == "place"]) == 200
+        await world.reopen()
+        await world.execute(many)
+        assert len([fact for fact in world.store.committed(ItemPut) if fact.item.space == "place"]) <= 200
