@@ -1,8 +1,8 @@
 """Where in the code steps are asked for: what an error of changed code names beside the step.
 
-A place is looked up once for each step id of a workflow and process, and kept as an item of the store: so that the error
-can name the place that a record comes from after the code has moved on. Of a workflow no more than some step ids are kept:
-those whose ids are made of data have one place for thousands of ids.
+A place is looked up once for each step id of a workflow and process, and kept as an item of the store when the runtime
+is closed in good order: so that the error can name the place that a record comes from after the code has moved on. Of a
+workflow no more than some step ids are kept: those whose ids are made of data have one place for thousands of ids.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Places(Feature):
         self.noted: dict[str, set[str]] = {}
         """Step ids by workflow whose place was looked up by this process, or will not be."""
         self._known: dict[tuple[str, str], list[Place]] = {}
+        self._new: set[tuple[str, str]] = set()
 
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
         for item in items[SPACE]:
@@ -55,8 +56,14 @@ class Places(Feature):
             return
         others = [each for each in known if (each.kind, each.target) != (kind, target)]
         self._known[workflow.id, step_id] = known = [place, *others][:_MOST_PLACES]
-        item = ItemRow(SPACE, f"{workflow.id}\0{step_id}", msgspec.msgpack.encode(known))
-        self._kernel.journal.append(ItemPut(item))
+        self._new.add((workflow.id, step_id))
+
+    def drain(self) -> None:
+        """Keep what was found. Only now: a place is worth no commit, and code changes between two processes."""
+        new, self._new = self._new, set[tuple[str, str]]()
+        for workflow_id, step_id in sorted(new):
+            body = msgspec.msgpack.encode(self._known[workflow_id, step_id])
+            self._kernel.journal.append(ItemPut(ItemRow(SPACE, f"{workflow_id}\0{step_id}", body)))
 
     def recorded(self, workflow_id: str, step_id: str, kind: Kind, target: str) -> str:
         """Where the code asked for it when it was recorded; "" where that is not known."""

@@ -560,7 +560,7 @@ async def test_changed_code_is_told_from_where_the_step_was_recorded_and_where_i
     async with World(old_code) as world:
         handle = await world.runtime.start(old_code)
         await world.clock.advance("1h")
-        await world.crash()
+        await world.close()
         await world.open(new_code)
         with pytest.raises(WorkflowFailedError) as failed:
             await world.result(handle.run_id)
@@ -585,7 +585,7 @@ async def test_strict_replay_names_where_the_missing_step_was_recorded_and_where
     async with World(old_code) as world:
         handle = await world.runtime.start(old_code)
         await world.clock.advance("1h")
-        await world.crash()
+        await world.close()
         await world.open(new_code, strict_replay=True)
         with pytest.raises(WorkflowFailedError) as failed:
             await world.result(handle.run_id)
@@ -602,7 +602,9 @@ async def test_of_steps_with_ids_made_of_data_only_so_many_places_are_kept() -> 
 
     async with World(many) as world:
         await world.execute(many)
-        assert len([fact for fact in world.store.committed(ItemPut) if fact.item.space == "place"]) == 200
-        await world.reopen()
-        await world.execute(many)
-        assert len([fact for fact in world.store.committed(ItemPut) if fact.item.space == "place"]) <= 200
+        assert not world.store.committed(ItemPut), "no place is worth a commit"
+        for _ in range(2):
+            await world.close()
+            assert len(world.store.committed(ItemPut)) == 200
+            await world.open()
+            await world.execute(many)
