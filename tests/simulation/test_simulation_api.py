@@ -45,7 +45,7 @@ async def remote(ctx: Context, text: str) -> str:
 
 @simulate(seeds=3)
 async def test_a_stub_returns_takes_time_and_notes_its_calls(sim: Simulation) -> None:
-    stub = sim.stub(fetch, returns=lambda url: url.upper(), takes="90s")
+    stub = sim.stub(fetch, returns=str.upper, takes="90s")
     assert await sim.runtime.execute(site, ["a", "bb"]) == [1, 2]
     assert sorted(stub.calls) == [("a",), ("bb",)]
     assert 90 <= sim.now() < 91
@@ -71,7 +71,7 @@ async def test_a_stub_that_always_raises_uses_the_retries_up(sim: Simulation) ->
 
 @simulate(seeds=20, crash="every-commit")
 async def test_a_child_workflow_is_stubbed_by_itself(sim: Simulation) -> None:
-    sim.stub(page, returns=lambda url: len(url), takes="10m")
+    sim.stub(page, returns=len, takes="10m")
     assert await sim.runtime.execute(site, ["a", "bb", "ccc"]) == [1, 2, 3]
     assert sim.effects(fetch) == 0
     assert 600 <= sim.now() < 700
@@ -79,7 +79,7 @@ async def test_a_child_workflow_is_stubbed_by_itself(sim: Simulation) -> None:
 
 @simulate(seeds=10, crash="every-commit")
 async def test_a_workflow_that_is_not_here_is_stubbed_by_its_id(sim: Simulation) -> None:
-    sim.stub("translator", returns=lambda text: f"<{text}>", takes="1m")
+    sim.stub("translator", returns="<{}>".format, takes="1m")
     assert await sim.runtime.execute(remote, "hallo") == "<hallo>"
 
 
