@@ -300,6 +300,14 @@ class SimFiles:
         if self._volume.find(str(path)) is not None:
             self._volume.remove(str(path))
 
+    def rewrite(self, path: Path) -> None:
+        inode = self._volume.find(str(path))
+        if inode is None:
+            raise FileNotFoundError(path)
+        inode.write(bytes(inode.content), 0)
+        inode.sync()
+        self._volume.sync_names()
+
     def link(self, path: Path, target: Path) -> None:
         self._volume.link(str(path), str(target))
         self._volume.sync_names()

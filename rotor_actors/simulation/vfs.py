@@ -82,15 +82,15 @@ class SimVfs(apsw.VFS):
         volume = self.volume
         if self.decide("open", path, False):
             raise apsw.CantOpenError(f"cannot open {path}")
-        inode, is_new = volume.find(path), False
+        inode = volume.find(path)
         if inode is None:
             if not flags[0] & apsw.SQLITE_OPEN_CREATE:
                 raise apsw.CantOpenError(f"there is no file {path}")
-            inode, is_new = volume.create(path), True
+            inode = volume.create(path)
         flags[1] = flags[0]
         if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
-            return _MainFile(self, path, inode)
-        return _File(self, path, inode, is_new and bool(flags[0] & _JOURNALS))
+            return _MainFile(self, path, inode, bool(flags[0] & apsw.SQLITE_OPEN_READONLY))
+        return _File(self, path, inode, bool(flags[0] & apsw.SQLITE_OPEN_CREATE) and bool(flags[0] & _JOURNALS))
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
         volume = self.volume
@@ -131,6 +131,7 @@ class _Content:
     _inode: Inode
     _epoch: int
     _has_new_name: bool
+    _is_read_only: bool
 
     def _of(self, vfs: SimVfs, path: str, inode: Inode, has_new_name: bool) -> None:
         self._vfs = vfs
@@ -138,6 +139,7 @@ class _Content:
         self._inode = inode
         self._epoch = vfs.volume.epoch
         self._has_new_name = has_new_name
+        self._is_read_only = False
 
     def _fence(self) -> None:
         if self._epoch != self._vfs.volume.epoch:
@@ -157,6 +159,9 @@ class _Content:
 
     def xWrite(self, data: Any, offset: int) -> None:
         written = bytes(data)
+        if self._is_read_only:
+            # SQLite tries, when it closes a reader that is the last connection: to no avail on a real file, too.
+            raise _IOFailure(apsw.SQLITE_IOERR_WRITE, "the file was opened for reading")
         match self._decide("write", offset + len(written) > len(self._inode.content)):
             case "":
                 self._inode.write(written, offset)
@@ -178,7 +183,7 @@ class _Content:
             raise _IOFailure(apsw.SQLITE_IOERR_FSYNC, "sync failed")
         self._inode.sync()
         if self._has_new_name:
-            # SQLite's own VFS syncs the directory with the first sync of a journal that it has created.
+            # As SQLite's own VFS does, with the first sync of a journal that it may have created.
             self._vfs.volume.sync_names()
             self._has_new_name = False
 
@@ -215,6 +220,7 @@ class _File(_Content):
 class _MainFile(_Content, apsw.VFSFile):
     """The database."""
 
-    def __init__(self, vfs: SimVfs, path: str, inode: Inode) -> None:
+    def __init__(self, vfs: SimVfs, path: str, inode: Inode, is_read_only: bool) -> None:
         apsw.VFSFile.__init__(self, _SHARED_MEMORY_FROM, vfs.anchor(path), [_ANCHORED, 0])
         self._of(vfs, path, inode, False)
+        self._is_read_only = is_read_only

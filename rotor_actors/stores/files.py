@@ -11,6 +11,8 @@ from typing import Protocol
 
 from rotor_actors.stores.lock import FileLock
 
+_CHUNK = 2**20
+
 
 class OwnerLock(Protocol):
     """One owner for a file. See `FileLock`."""
@@ -42,6 +44,10 @@ class Files(Protocol):
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it is there."""
+        ...
+
+    def rewrite(self, path: Path) -> None:
+        """Write a file's bytes once more where they are, and make them and its name durable."""
         ...
 
     def link(self, path: Path, target: Path) -> None:
@@ -82,14 +88,27 @@ class RealFiles:
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 
+    def rewrite(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            while chunk := file.read(_CHUNK):
+                file.seek(-len(chunk), os.SEEK_CUR)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_directory(path.parent)
+
     def link(self, path: Path, target: Path) -> None:
         os.link(path, target)
-        if os.name != "nt":
-            descriptor = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        _sync_directory(target.parent)
 
     def lock(self, path: Path) -> OwnerLock:
         return FileLock(path)
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name != "nt":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -65,6 +65,7 @@ class SQLiteStore(SQLiteReader):
         self._lock.acquire()
         try:
             with translated("open", self._path):
+                sqlite_files.make_durable(self._path, self._files)
                 sqlite_files.check_format(self._path, self._files)
                 self._writer = writer = self._connect(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
                 if writer.readonly("main"):
@@ -97,7 +98,8 @@ class SQLiteStore(SQLiteReader):
     def _set_durability(self, connection: Connection) -> None:
         # EXTRA while the file may still have a rollback journal, FULL once it is WAL: closes a window in which a
         # stale journal can undo the file on a strict POSIX disk.
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that is new; an older one keeps its own way
+        if not connection.pragma("page_count"):  # of an older file it would change nothing, and yet write something
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA synchronous = EXTRA")
         mode = connection.pragma("journal_mode", "wal")
         if mode != "wal":

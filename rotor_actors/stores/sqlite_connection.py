@@ -58,7 +58,11 @@ class Connection(AbstractContextManager[Any], Protocol):
 
 def connect(path: Path, flags: int, vfs: str | None = None) -> Connection:
     """Open a connection; see `apsw.Connection`."""
-    return cast(Connection, apsw.Connection(str(path), flags=flags, vfs=vfs))
+    connection = apsw.Connection(str(path), flags=flags, vfs=vfs)
+    if flags & apsw.SQLITE_OPEN_READONLY:
+        # It would try when it is the last to close, though it cannot write.
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    return cast(Connection, connection)
 
 
 def close(connection: Connection) -> None:

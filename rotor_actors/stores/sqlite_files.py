@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -13,6 +14,7 @@ from rotor_actors.stores.sqlite_connection import Connection, close, connect
 
 _MAGIC = b"SQLite format 3\0"
 _PAGES_PER_STEP = 10_000
+_SIZE_WHEN_NEW = 256 * 1024
 
 
 def check_place(path: Path, files: Files) -> None:
@@ -21,6 +23,22 @@ def check_place(path: Path, files: Files) -> None:
         raise StoreError(f"{path} is a directory: give the store a file, as in {path / 'rotor.db'}")
     if not files.is_directory(path.parent):
         raise StoreError(f"cannot open {path}: its directory does not exist; create {path.parent} first")
+
+
+def make_durable(path: Path, files: Files) -> None:
+    """See to it that what will be read is what a power cut would leave.
+
+    A process that died may have left frames in the WAL that were never synced, or whose sync has failed: the system
+    then takes them for clean, shows them to whoever reads, and never tries again. Who builds on them loses, with the
+    next power cut, all that was committed after them. Written once more they are dirty again, and the sync says so if
+    they do not reach the disk. The file itself is only concerned while it is created; later it follows the WAL.
+    `test_what_a_failed_sync_left_is_made_durable_before_it_is_believed` guards it.
+    """
+    for each, limit in ((path.with_name(path.name + "-wal"), None), (path, _SIZE_WHEN_NEW)):
+        size = files.size(each)
+        if size and (limit is None or size <= limit):
+            with suppress(PermissionError):  # a file that cannot be written is refused by name, in a moment
+                files.rewrite(each)
 
 
 def check_format(path: Path, files: Files) -> None:

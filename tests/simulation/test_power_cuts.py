@@ -289,3 +289,31 @@ def test_a_backup_goes_to_the_same_disk() -> None:
     disk.power_cut()
     assert str(target) in disk.volume.paths()
     disk.close()
+
+
+def _last_of(disk: SimDisk) -> int:
+    store = disk.new_store()
+    store.open()
+    return store.last_numbers()[1]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_a_failed_sync_left_is_made_durable_before_it_is_believed(seed: int) -> None:
+    """The system shows what it could not sync, to the next process too: that must not build on it, or a power cut takes
+    what was acknowledged after it."""
+    faults = Faults(failed_fsync=1.0)
+    disk = SimDisk(Chance(seed), faults)
+    faults.failed_fsync = 0.0
+    store = disk.new_store()
+    store.open()
+    store.commit([RunCreated(RunRow(1, "run 1", "w", 1, "run 1", 1.0), 1)])
+    faults.failed_fsync = 1.0
+    with pytest.raises(StoreError, match="sync failed"):
+        store.commit([RunCreated(RunRow(2, "run 2", "w", 2, "run 2", 1.0), 2)])
+    faults.failed_fsync = 0.0
+    disk.die()
+    believed = _last_of(disk)
+    disk.power_cut()
+    assert _last_of(disk) >= believed
+    disk.die()
+    disk.close()
