@@ -23,9 +23,9 @@ from rotor_actors.stores.base import Store
 
 _logger = logging.getLogger("rotor_actors")
 
-# Large enough that a commit's fixed cost is small beside it, small enough that encoding it (a millisecond of the
-# interpreter for each few hundred entries) never keeps the loop waiting for long.
-ENTRIES_PER_COMMIT = 2_000
+# Large enough that a commit's fixed cost is small beside it, small enough that encoding it (two milliseconds of the
+# interpreter for a thousand entries) never keeps the loop waiting for long.
+ENTRIES_PER_COMMIT = 1_000
 ENOUGH_ENTRIES = 250
 # Nobody may be kept waiting for a commit because nobody asked for one.
 GATHER_SECONDS = 0.005
