@@ -10,14 +10,15 @@ from rotor_actors.budget import Limits
 from rotor_actors.durations import humanize
 from rotor_actors.errors import BudgetExceededError
 from rotor_actors.stores.base import StoreReader
+from rotor_actors.stores.schema import SPENT_SPACE
 
 SPACE = "budget"
-SPENT_SPACE = "budget-spent"
 
 
 class BudgetRecord(msgspec.Struct):
     """A budget as stored. `above` is the run whose budget this one is a part of."""
 
+    n: int
     run_id: str
     workflow_id: str
     depth: int

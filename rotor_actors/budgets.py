@@ -15,7 +15,7 @@ import msgspec
 from rotor_actors.alarms import Alarms
 from rotor_actors.body import NIL
 from rotor_actors.budget import Budget, limits_of, narrowed
-from rotor_actors.budget_node import SPACE, SPENT_SPACE, BudgetNode, BudgetRecord
+from rotor_actors.budget_node import SPACE, BudgetNode, BudgetRecord
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.errors import ErrorInfo
 from rotor_actors.features import StepFeature
@@ -36,6 +36,7 @@ from rotor_actors.records import (
 )
 from rotor_actors.run import Run
 from rotor_actors.step_specs import ChargeSpec
+from rotor_actors.stores.schema import SPENT_SPACE
 from rotor_actors.workflow import Workflow
 
 MEMBER_SPACE = "budget-member"
@@ -126,7 +127,7 @@ class Budgets(StepFeature):
 
     def _open_own(self, run: Run, budget: Budget) -> None:
         row, above = run.row, run.budget
-        record = BudgetRecord(row.run_id, row.workflow_id, row.depth, limits_of(budget, row.created_at),
+        record = BudgetRecord(row.n, row.run_id, row.workflow_id, row.depth, limits_of(budget, row.created_at),
                               None if above is None else above.record.run_id, row.created_at)  # fmt: skip
         self._nodes[row.run_id] = run.budget = node = BudgetNode(record, above)
         node.live = 1
@@ -164,7 +165,7 @@ class Budgets(StepFeature):
         run_id = node.record.run_id
         self._nodes.pop(run_id, None)
         self._deadlines.discard(run_id)
-        spent = ItemPut(ItemRow(SPENT_SPACE, run_id, msgspec.msgpack.encode(node.record)))
+        spent = ItemPut(ItemRow(SPENT_SPACE, run_id, msgspec.msgpack.encode(node.record), ord=node.record.n))
         self._kernel.journal.append(Together([ItemDropped(SPACE, run_id), spent]))
 
     # Charges

@@ -11,7 +11,7 @@ import msgspec
 
 from rotor_actors.engine import Engine
 from rotor_actors.errors import ErrorInfo, RunStatusError
-from rotor_actors.ids import is_map_child
+from rotor_actors.ids import handler_run_id, is_map_child
 from rotor_actors.loading import AttemptNote, FailureNote, ReleaseNote, child_outcome
 from rotor_actors.messages import AttemptDue
 from rotor_actors.records import (
@@ -71,6 +71,8 @@ class Reviving:
             rows = await self._rows(sorted(below))
             level = [Revival(row, is_awaited=below[row.n]) for row in rows]
             found = [*found, *level]
+        for revival in found:
+            _check_not_undone(revival.row)
         return found
 
     async def _histories(self, ns: list[int]) -> dict[int, History]:
@@ -264,6 +266,16 @@ def check_resumable(row: RunRow) -> None:
         raise RunStatusError(
             f"run {row.run_id} of workflow {row.workflow_id!r} is one of those that a step.map of run "
             f"{row.parent_run_id} started: resume that run, which takes up what failed of the map",
+            run_id=row.run_id, status=row.status.value,
+        )  # fmt: skip
+
+
+def _check_not_undone(row: RunRow) -> None:
+    if row.flags & RunFlag.UNDOABLE:
+        undoing = handler_run_id(row.run_id, "undo")
+        raise RunStatusError(
+            f"run {row.run_id} of workflow {row.workflow_id!r} cannot go on: run {undoing} has undone its steps, or is "
+            f"doing so, and they would count as done; runtime.restart begins it anew",
             run_id=row.run_id, status=row.status.value,
         )  # fmt: skip
 

@@ -54,7 +54,7 @@ def find_undo(workflow: Workflow[Any, Any], name: str) -> Callable[..., Any] | N
             found = getattr(found, part, None)
         if callable(found):
             return typing.cast("Callable[..., Any]", found)
-    return None
+    return workflow.undos.get(path.rpartition(".")[2])  # it was moved since
 
 
 def takes(fn: Callable[..., Any], count: int) -> bool:

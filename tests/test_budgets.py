@@ -354,6 +354,15 @@ async def test_a_cancelled_tree_keeps_what_was_spent_to_be_looked_at() -> None:
         assert world.runtime._engine.budgets._nodes == {}  # pyright: ignore[reportPrivateUsage]
 
 
+async def test_what_was_spent_goes_with_the_run_when_that_is_deleted() -> None:
+    async with World() as world:
+        handle = await world.runtime.start(spender, [1.0], budget=Budget(units={"tokens": 5}))
+        await world.result(handle)
+        assert world.store.item("budget-spent", handle.run_id) is not None
+        await world.runtime.delete(handle.run_id)
+        assert world.store.item("budget-spent", handle.run_id) is None
+
+
 # Definitions
 
 

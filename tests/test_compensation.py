@@ -12,7 +12,7 @@ from cancel_kit import SteadyWorld, everything
 from kit import FragileStore, World, with_a_crash_after_each_entry
 
 from rotor_actors import Context, EndedRun, ManualClock, RetryPolicy, RunInfo, RunStatus, Workflow, workflow
-from rotor_actors.errors import NonRetriableError, WorkflowDefinitionError, WorkflowFailedError
+from rotor_actors.errors import NonRetriableError, RunStatusError, WorkflowDefinitionError, WorkflowFailedError
 from rotor_actors.records import RunChanged, RunCreated, RunsCancelled, Together
 
 pytestmark = pytest.mark.asyncio
@@ -347,6 +347,13 @@ async def test_an_undoing_run_of_a_workflow_that_is_unknown_waits_for_it() -> No
 
 @workflow(id="other")
 async def _other(ctx: Context) -> None: ...
+
+
+async def test_a_run_that_was_undone_is_not_resumed() -> None:
+    async with World() as world:
+        run_id = await failed(world, trip, ["hotel"])
+        with pytest.raises(RunStatusError, match=r"has undone its steps.*runtime\.restart begins it anew"):
+            await world.runtime.resume(run_id)
 
 
 # Bad input

@@ -44,7 +44,7 @@ from rotor_actors.stores.base import (
     newest_seq,
     place_of,
 )
-from rotor_actors.stores.schema import PROGRESS_SPACE
+from rotor_actors.stores.schema import PROGRESS_SPACE, SPENT_SPACE
 
 
 class MemoryStore:
@@ -122,7 +122,8 @@ class MemoryStore:
             del self._by_id[run.run_id]
             if run.parent_n is not None and run.parent_n in self._children:
                 self._children[run.parent_n].remove(n)
-        for item in [item for item in self._items[PROGRESS_SPACE].values() if item.ord == n]:
+        kept = [*self._items[PROGRESS_SPACE].values(), *self._items[SPENT_SPACE].values()]
+        for item in [item for item in kept if item.ord == n]:
             self._drop_item(item.space, item.key)
 
     def _keep_items(self, entry: ItemFact) -> None:

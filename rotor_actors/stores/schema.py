@@ -74,6 +74,7 @@ STEPS_TO_VERSION = (_RUNS_AND_STEPS, _ITEMS, _LOOKING, _EVENTS)
 SCHEMA_VERSION = len(STEPS_TO_VERSION)
 
 PROGRESS_SPACE = "progress"
+SPENT_SPACE = "budget-spent"
 """Items of this space belong to the run whose number is their `ord`: they outlive its end, and go when it is deleted."""
 
 RUN_FIELDS = RunRow.__struct_fields__

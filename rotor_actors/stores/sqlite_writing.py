@@ -24,6 +24,7 @@ from rotor_actors.stores.schema import (
     MUTABLE_FIELDS,
     PROGRESS_SPACE,
     RUN_COLUMNS,
+    SPENT_SPACE,
     STEP_COLUMNS,
     blob_positions,
 )
@@ -55,7 +56,7 @@ def prepare(connection: Connection) -> None:
         CREATE TEMP TRIGGER commit_all INSTEAD OF INSERT ON commits BEGIN
             {_delete("steps", "n")};
             {_delete("rotor_transactions", "n")};
-            {_delete("items", "ord", f"space = '{PROGRESS_SPACE}' AND")};
+            {_delete("items", "ord", f"space IN ('{PROGRESS_SPACE}', '{SPENT_SPACE}') AND")};
             {_delete("runs", "n")};
             {_insert("runs", RUN_COLUMNS, "created")};
             {_update(AMEND_COLUMNS, "amended")};

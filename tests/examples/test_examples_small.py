@@ -13,9 +13,10 @@ import orders_by_event
 import pipeline
 import pytest
 import sub_agents
+import trip
 
 EXAMPLES = Path(pipeline.__file__).parent
-SMALL = ["error_matrix", "fan_out", "fastapi_lifespan", "nightly", "orders_by_event", "pipeline", "sub_agents"]
+SMALL = ["error_matrix", "fan_out", "fastapi_lifespan", "nightly", "orders_by_event", "pipeline", "sub_agents", "trip"]
 
 
 def test_pipeline_hands_each_result_to_the_next_stage(tmp_path: Path) -> None:
@@ -32,6 +33,13 @@ def test_fan_out_reports_the_child_that_failed_beside_those_that_did_not(tmp_pat
         "umbrella.test",
     ]
     assert report.missing == ["no such company: 'no such company' is not a domain"]
+
+
+def test_a_trip_over_its_budget_is_taken_back(tmp_path: Path) -> None:
+    trip.LOG.clear()
+    assert asyncio.run(trip.main(tmp_path / "store.db")) == (40.0, "balloon, car, hotel")
+    assert "BudgetExceededError" in trip.LOG
+    assert trip.LOG[-3:] == ["took back balloon", "took back car", "took back hotel"]
 
 
 def test_agents_delegate_to_themselves_and_to_a_writer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
