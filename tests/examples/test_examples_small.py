@@ -94,4 +94,4 @@ def test_example_runs_as_a_script_and_leaves_nothing_behind(name: str, tmp_path:
 
 
 def test_every_example_is_tested() -> None:
-    assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == sorted([*SMALL, "code_survey"])
+    assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == sorted([*SMALL, "code_survey", "flow_control"])
