@@ -20,6 +20,7 @@ from rotor_actors.workflow import Workflow
 
 SPACE = "place"
 _MOST_PLACES = 4
+_BETWEEN = "\x1f"  # of workflow and step id in a key; not NUL, which would end a text of SQLite
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -44,7 +45,7 @@ class Places(Feature):
 
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
         for item in items[SPACE]:
-            workflow_id, _, step_id = item.key.partition("\0")
+            workflow_id, _, step_id = item.key.partition(_BETWEEN)
             self._known[workflow_id, step_id] = msgspec.msgpack.decode(item.body or b"\x90", type=list[Place])
 
     def note(self, workflow: Workflow[Any, Any], step_id: str, kind: Kind, target: str) -> None:
@@ -63,7 +64,7 @@ class Places(Feature):
         new, self._new = self._new, set[tuple[str, str]]()
         for workflow_id, step_id in sorted(new):
             body = msgspec.msgpack.encode(self._known[workflow_id, step_id])
-            self._kernel.journal.append(ItemPut(ItemRow(SPACE, f"{workflow_id}\0{step_id}", body)))
+            self._kernel.journal.append(ItemPut(ItemRow(SPACE, f"{workflow_id}{_BETWEEN}{step_id}", body)))
 
     def recorded(self, workflow_id: str, step_id: str, kind: Kind, target: str) -> str:
         """Where the code asked for it when it was recorded; "" where that is not known."""
