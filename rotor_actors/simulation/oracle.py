@@ -58,7 +58,7 @@ class Oracle:
         self.checked: Counter[str] = Counter()
         self.cancels: set[str] = set()
         self.damaged = 0
-        self._places: dict[tuple[int, bytes, int], str] = {}
+        self._places: dict[tuple[str, bytes, int], str] = {}
         self._in_flight: list[int] | None = None
         self._life = 0
         self._has_failed = False
@@ -241,7 +241,7 @@ class Oracle:
             f"run {row.run_id} is spawned for step {row.parent_step_id!r} of run {parent.row.run_id}, which has "
             f"{', '.join(account.row.run_id for account in others)} already",
         )  # fmt: skip
-        place = (row.parent_n, row.parent_key, row.generation)
+        place = (parent.row.run_id, row.parent_key, row.generation)
         known = self._places.setdefault(place, row.run_id)
         self.require(known == row.run_id, "1 one child for a step key", f"run {row.run_id} was {known} before a crash")
 
