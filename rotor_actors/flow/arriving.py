@@ -14,9 +14,10 @@ from rotor_actors.errors import PayloadError
 from rotor_actors.features import Feature
 from rotor_actors.finishing import Finishing
 from rotor_actors.flow.creating import create_with_ticket
-from rotor_actors.flow.gate import PAUSE_SPACE, RATE_SPACE, Begun
+from rotor_actors.flow.gate import PAUSE_SPACE
 from rotor_actors.flow.merging import ELEMENT_SPACE, MERGE_SPACE, Merging, as_list, elements_of
 from rotor_actors.flow.options import Batch
+from rotor_actors.flow.passes import RATE_SPACE, Begun
 from rotor_actors.flow.paths import Input, own_name
 from rotor_actors.flow.rules import Rules
 from rotor_actors.flow.ticket import SPACE, Ticket, make_ticket

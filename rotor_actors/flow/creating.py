@@ -10,7 +10,7 @@ import msgspec
 
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.finishing import Finishing
-from rotor_actors.flow.gate import ticket_item
+from rotor_actors.flow.passes import ticket_item
 from rotor_actors.flow.ticket import Ticket
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import Entry, RunCreated, RunRow, RunStatus, Together

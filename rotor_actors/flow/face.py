@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from rotor_actors.access import Access
-from rotor_actors.flow.gate import Pass
 from rotor_actors.flow.line import Limits, Line
+from rotor_actors.flow.passes import Pass
 from rotor_actors.flow.views import FlowKey, WaitingRun, flow_key
 from rotor_actors.ids import is_storable
 

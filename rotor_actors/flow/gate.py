@@ -6,19 +6,17 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-import msgspec
-
 from rotor_actors.admission import Admission
 from rotor_actors.flow.line import Limits, Line
+from rotor_actors.flow.passes import RATE_SPACE, Begun, Pass, Turnstile, lender_of
 from rotor_actors.flow.queue import Place
-from rotor_actors.flow.ticket import SPACE, Ticket, limits_of
+from rotor_actors.flow.ticket import Ticket, limits_of
 from rotor_actors.journal import Journal
 from rotor_actors.records import Entry, ItemDropped, ItemPut, ItemRow, ItemsExpired, RunChanged, RunStatus, Together
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_queue import RunQueue
 from rotor_actors.timers import Timers
 
-RATE_SPACE = "flow.rate"
 PAUSE_SPACE = "flow.pause"
 
 # A key that opens may have any number waiting: so many begin in one go, the rest when the run queue comes round.
@@ -39,58 +37,6 @@ class GateHost(Protocol):
     def append(self, run: Run, entry: Entry) -> int: ...
 
     def queue(self, run: Run) -> None: ...
-
-
-class Begun(msgspec.Struct, frozen=True):
-    """Durable for the rate's period: a run of this key began then."""
-
-    name: str
-    at: float
-    limits: Limits
-
-    def item(self, n: int) -> ItemPut:
-        return ItemPut(ItemRow(RATE_SPACE, str(n), msgspec.msgpack.encode(self), due=self.at + self.limits.period))
-
-
-class Pass:
-    """A run that has a ticket, for as long as it lives."""
-
-    __slots__ = ("has_begun", "on_end", "run", "ticket", "turnstile", "why")
-
-    def __init__(self, run: Run, ticket: Ticket, *, has_begun: bool, why: str = "") -> None:
-        self.run = run
-        self.ticket = ticket
-        self.has_begun = has_begun
-        self.turnstile: Turnstile | None = None
-        """The line it stands in, or has its place from; None while something else must happen first: `why`."""
-        self.why = why
-        self.on_end: Callable[[], None] | None = None
-
-    @property
-    def place(self) -> Place:
-        n = self.run.row.n
-        return (-self.ticket.priority, self.ticket.arrival or n, n)
-
-
-class Turnstile:
-    """One key's line, as something that can be woken and queued."""
-
-    __slots__ = ("_gate", "capped_at", "is_queued", "line")
-
-    def __init__(self, gate: Gate, line: Line) -> None:
-        self._gate = gate
-        self.line = line
-        self.is_queued = False
-        self.capped_at: Place | None = None
-        """Its place among those that wait for `max_active_runs`."""
-
-    def alarm(self, now: float) -> None:
-        self._gate.pump(self)
-
-    def go_on(self, is_over: Callable[[], bool]) -> bool:
-        self.is_queued = False
-        self._gate.pump(self)
-        return False
 
 
 class Gate:
@@ -186,7 +132,7 @@ class Gate:
             return None  # `appeared` comes back to it, or its end
         turnstile = each.turnstile = self._turnstile(each)
         is_root = run.row.parent_n is None
-        turnstile.line.arrive(each.place, is_root=is_root, lender=_lender(run, turnstile.line))
+        turnstile.line.arrive(each.place, is_root=is_root, lender=lender_of(run, turnstile.line))
         return turnstile
 
     def _turnstile(self, each: Pass) -> Turnstile:
@@ -321,7 +267,7 @@ class Gate:
         if ticket.singleton is not None:
             self.singletons[ticket.singleton] = run
         each.turnstile = self._turnstile(each)
-        each.turnstile.line.runs(run.row.n, _lender(run, each.turnstile.line))
+        each.turnstile.line.runs(run.row.n, lender_of(run, each.turnstile.line))
 
     def go_on(self) -> None:
         """All that has not ended is in its place: those who wait stand in line again."""
@@ -384,17 +330,3 @@ class Gate:
         if each.turnstile is not None:
             return each.turnstile.line.why(self._host.now())
         return each.why or "its workflow is not registered"
-
-
-def ticket_item(n: int, ticket: Ticket) -> ItemPut:
-    """The entry that keeps a ticket, for as long as its run lives."""
-    return ItemPut(ItemRow(SPACE, str(n), ticket.encoded(), n=n))
-
-
-def _lender(run: Run, line: Line) -> int | None:
-    """The nearest run of the key above this one that awaits it, itself or by way of others."""
-    while run.parent is not None and run.is_owned:
-        run = run.parent
-        if line.holds(run.row.n):
-            return run.row.n
-    return None

@@ -14,8 +14,8 @@ import msgspec
 
 from rotor_actors.durations import seconds
 from rotor_actors.errors import PayloadError
-from rotor_actors.flow.gate import ticket_item
 from rotor_actors.flow.options import Batch, Debounce
+from rotor_actors.flow.passes import ticket_item
 from rotor_actors.flow.paths import Input, own_name
 from rotor_actors.flow.ticket import Ticket, make_ticket
 from rotor_actors.kernel import Kernel
