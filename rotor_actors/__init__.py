@@ -20,6 +20,7 @@ from rotor_actors.step import Invocation, InvokeOutcome, Step
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
 from rotor_actors.stores.sqlite import SQLiteStore
+from rotor_actors.stores.transaction import Transaction
 from rotor_actors.views import RunInfo, RunTree, StepInfo, Update
 from rotor_actors.workflow import CancelOn, Cron, EndedRun, Event, Workflow, cron
 
@@ -59,6 +60,7 @@ __all__ = [
     "StepInfo",
     "Store",
     "SystemClock",
+    "Transaction",
     "Update",
     "WaitingRun",
     "Workflow",

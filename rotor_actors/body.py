@@ -39,6 +39,12 @@ class Body(Mapper, Protocol):
         """See `Context.patched`."""
         ...
 
+    async def transact(
+        self, key: bytes, step_id: str, fn: Callable[..., Any], args: tuple[Any, ...], timeout: float, codec: Codec
+    ) -> Any:
+        """Execute a function within the store's own transaction."""
+        ...
+
     def report(self, key: str, value: object) -> None:
         """See `Context.report`."""
         ...

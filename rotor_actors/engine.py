@@ -58,6 +58,7 @@ from rotor_actors.run_timeouts import RunTimeouts
 from rotor_actors.schedules import Schedules
 from rotor_actors.step_task import StepTask
 from rotor_actors.threads import ThreadCall
+from rotor_actors.transactions import Transactions
 from rotor_actors.workflow import Workflow
 from supervisors import await_chain
 
@@ -82,6 +83,7 @@ class Engine(Kernel):
         self.run_timeouts = RunTimeouts(self, self.finishing)
         self.features.add(self.run_timeouts)
         self.progress = Progress(self)
+        self.transactions = Transactions(self)
         self.grace = options.cancel_grace
         self.leftovers = Leftovers(self.timers, self.now, self.grace, self._give_up)
         self.waits = EventWaits(self)
@@ -257,7 +259,7 @@ class Engine(Kernel):
         actor = run.actor
         if self._came_too_late(step) or not isinstance(actor, RunActor) or not actor.step_left(step):
             return
-        row = StepRow(run.row.n, self.now(), Kind.RUN, pending.key, pending.step_id, pending.target, outcome.status,
+        row = StepRow(run.row.n, self.now(), pending.kind, pending.key, pending.step_id, pending.target, outcome.status,
                       outcome.payload, step.began_at, step.attempts)  # fmt: skip
         if pending.spec.undo is not None and outcome.status is OutcomeStatus.COMPLETED:
             self.compensations.note(run, pending)
@@ -385,6 +387,12 @@ class Engine(Kernel):
         row = StepRow(run.row.n, self.now(), Kind.PATCH, key, name)
         row.seq = self.journal.next_seq
         self.append(run, StepRecorded(row))
+
+    async def transact(
+        self, run: Run, key: bytes, step_id: str, fn: Callable[..., Any], args: tuple[Any, ...], timeout: float,
+        codec: Codec,
+    ) -> Any:  # fmt: skip
+        return await self.transactions.execute(run, key, step_id, fn, args, timeout, codec)
 
     def report(self, run: Run, key: str, number: int, value: bytes) -> None:
         self.progress.report(run, key, number, value)

@@ -74,7 +74,7 @@ def _active(run: Run) -> list[Wait]:
 def _pending(run: Run, actor: RunActor, pending: Pending) -> Wait:
     name, since, due = pending.step_id, pending.asked_at, actor.due_of(pending.key)
     match pending.kind:
-        case Kind.RUN:
+        case Kind.RUN | Kind.TRANSACTION:
             return _step(actor, pending)
         case Kind.INVOKE:
             child = run.child(pending.key)

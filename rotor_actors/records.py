@@ -53,6 +53,8 @@ class Kind(StrEnum):
     """A step's body failed and is tried again at `due`."""
     ATTEMPT = "attempt"
     """An attempt of the run failed; `payload` names the step outcomes to be forgotten."""
+    TRANSACTION = "transaction"
+    """A step whose body ran within the store's own transaction."""
     PATCH = "patch"
     """The code was changed at `ctx.patched(step_id)`, and this run goes the new way."""
     FAILURE = "failure"
@@ -66,7 +68,7 @@ class Kind(StrEnum):
     @property
     def outlives_process(self) -> bool:
         """What such a step began is still there after a crash: a child, or an item. It has to be taken back."""
-        return self not in (Kind.RUN, Kind.SLEEP)
+        return self not in (Kind.RUN, Kind.TRANSACTION, Kind.SLEEP)
 
 
 class OutcomeStatus(StrEnum):

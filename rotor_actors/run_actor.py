@@ -111,6 +111,11 @@ class ActorHost(StepHost, Protocol):
 
     def record_patch(self, run: Run, key: bytes, name: str) -> None: ...
 
+    async def transact(
+        self, run: Run, key: bytes, step_id: str, fn: Callable[..., Any], args: tuple[Any, ...], timeout: float,
+        codec: Codec,
+    ) -> Any: ...  # fmt: skip
+
     def report(self, run: Run, key: str, number: int, value: bytes) -> None: ...
 
     def fetch(self, run: Run, pages: EndPages) -> None:
@@ -398,7 +403,7 @@ class RunActor:
         if self._task is not None and self._task.done():
             return  # asked for in the turn in which the body ended: nobody awaits it, and a replay would not begin it
         match pending.kind:
-            case Kind.RUN:
+            case Kind.RUN | Kind.TRANSACTION:
                 self._begin_run(pending)
             case Kind.INVOKE:
                 withdrawn = 0 if self._loaded is None else self._loaded.generations.get(pending.key, 0)
@@ -634,6 +639,11 @@ class RunActor:
         if key is not None and not self._run.is_doomed:
             self._host.record_patch(self._run, key, name)
         return answer
+
+    async def transact(
+        self, key: bytes, step_id: str, fn: Callable[..., Any], args: tuple[Any, ...], timeout: float, codec: Codec
+    ) -> Any:
+        return await self._host.transact(self._run, key, step_id, fn, args, timeout, codec)
 
     def report(self, key: str, value: object) -> None:
         if not self._loop.is_running():

@@ -32,8 +32,8 @@ from rotor_actors.payload import Codec
 from rotor_actors.records import Kind, Outcome, OutcomeStatus
 from rotor_actors.remote_errors import RecordedError, rebuild
 from rotor_actors.retry import RetryPolicy
-from rotor_actors.step_events import EventSteps
 from rotor_actors.step_specs import CancelSpec, ChargeSpec, EndNote, InvokeSpec, JoinSpec, RunSpec, SleepSpec, StartSpec
+from rotor_actors.step_transaction import TransactionSteps
 from rotor_actors.undo import UndoNote, UndoSpec, parameter_codecs, takes, undo_name
 from rotor_actors.workflow import DEFAULT_RETRIES, Workflow
 
@@ -115,7 +115,7 @@ class LateChild:
         return await self._step.cancel(id, run_id=self.run_id, reason=reason)
 
 
-class Step(EventSteps):
+class Step(TransactionSteps):
     """The steps of one run. Each is memoized under a hash of `stepId:counter`, the counter counting uses of that id."""
 
     __slots__ = ()

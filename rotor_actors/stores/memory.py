@@ -44,7 +44,9 @@ from rotor_actors.stores.base import (
     newest_seq,
     place_of,
 )
+from rotor_actors.stores.memory_database import MemoryDatabase
 from rotor_actors.stores.schema import PROGRESS_SPACE, SPENT_SPACE
+from rotor_actors.stores.transaction import TransactionCall
 
 
 class MemoryStore:
@@ -61,6 +63,8 @@ class MemoryStore:
         self._owned: defaultdict[int, set[tuple[str, str]]] = defaultdict(set)
         self._last_seq = 0
         self._last_n = 0
+        self._database = MemoryDatabase()
+        self._transactions: dict[tuple[int, bytes], bytes] = {}
 
     def open(self) -> None: ...
 
@@ -116,6 +120,8 @@ class MemoryStore:
 
     def _delete(self, n: int) -> None:
         self._steps.pop(n, None)
+        for place in [place for place in self._transactions if place[0] == n]:
+            del self._transactions[place]
         self._children.pop(n, None)
         run = self._runs.pop(n, None)
         if run is not None:
@@ -125,6 +131,13 @@ class MemoryStore:
         kept = [*self._items[PROGRESS_SPACE].values(), *self._items[SPENT_SPACE].values()]
         for item in [item for item in kept if item.ord == n]:
             self._drop_item(item.space, item.key)
+
+    def transact(self, n: int, key: bytes, call: TransactionCall) -> bytes:
+        """User tables live in a SQLite database in memory, which is this store's own."""
+        known = self._transactions.get((n, key))
+        if known is None:
+            known = self._transactions[n, key] = self._database.transact(call)
+        return known
 
     def _keep_items(self, entry: ItemFact) -> None:
         match entry:

@@ -10,23 +10,29 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import apsw
 
-from rotor_actors.errors import StoreError
+from rotor_actors.errors import StoreCorruptedError, StoreError
 from rotor_actors.records import Entry
 from rotor_actors.stores import sqlite_files, sqlite_writing
-from rotor_actors.stores.batch import RowBatch
+from rotor_actors.stores.batch import RowBatch, crc
 from rotor_actors.stores.files import Files, RealFiles
 from rotor_actors.stores.sqlite_connection import Connection, close, connect
 from rotor_actors.stores.sqlite_errors import translated
 from rotor_actors.stores.sqlite_reader import SQLiteReader
+from rotor_actors.stores.transaction import GuardedConnection, TransactionCall, run_work
 
 _CACHE_KIB = 64 * 1024
 _CHECKPOINT_PAGES = 4_000
 _BUSY_MILLISECONDS = 5_000
 _LARGEST_WAL = 256 * 2**20
 _COMMITS_PER_LOOK = 50
+
+
+_FIND_TRANSACTION = "SELECT payload, crc FROM rotor_transactions WHERE n = ? AND step_key = ?"
+_KEEP_TRANSACTION = "INSERT INTO rotor_transactions VALUES (?, ?, ?, ?)"
 
 
 class SQLiteStore(SQLiteReader):
@@ -130,6 +136,29 @@ class SQLiteStore(SQLiteReader):
                 pass  # what is committed is committed; somebody else's long read, or a full disk: looked at again
             finally:
                 self._writer.set_busy_timeout(_BUSY_MILLISECONDS)
+
+    def transact(self, n: int, key: bytes, call: TransactionCall) -> bytes:
+        with self._writing("transaction in") as connection:
+            known = connection.execute(_FIND_TRANSACTION, (n, key)).get
+            if known is not None:
+                return self._intact(call.where, *known)
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                payload = run_work(cast(GuardedConnection, connection), call)
+                connection.execute(_KEEP_TRANSACTION, (n, key, payload, crc(payload)))
+                connection.execute("COMMIT")
+            except BaseException:
+                if not connection.get_autocommit():
+                    connection.execute("ROLLBACK")
+                raise
+            return payload
+
+    def _intact(self, where: str, payload: bytes, expected: int) -> bytes:
+        if crc(payload) != expected:
+            raise StoreCorruptedError(
+                f"{self._path}: the memo of the transaction of {where} does not match its checksum"
+            )
+        return payload
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         with self._writing("backup") as connection:
