@@ -100,6 +100,14 @@ class Engine(Kernel):
         self.invoking = Invoking(self, self.finishing, self.budgets)
         self.compensations = Compensations(self, self.finishing)
         self.features.add(self.compensations)
+        # What actors ask of its parts goes to them directly: each way through a method of ours is felt in a fan-out.
+        self.register = self.registry.register
+        self.find_workflow = self.registry.get
+        self.known_workflow_ids = self.registry.known_ids
+        self.codecs_of = self.registry.codecs_of
+        self.step_codec = self.registry.step_codec
+        self.invoke = self.invoking.invoke
+        self.step_started = self.steps.started
         self.places = Places(self)
         self.features.add(self.places)
         self.noted_steps = self.places.noted
@@ -207,23 +215,8 @@ class Engine(Kernel):
 
     # Workflows
 
-    def register(self, workflow: Workflow[Any, Any]) -> None:
-        self.registry.register(workflow)
-
-    def find_workflow(self, workflow_id: str) -> Workflow[Any, Any] | None:
-        return self.registry.get(workflow_id)
-
-    def known_workflow_ids(self) -> list[str]:
-        return self.registry.known_ids()
-
-    def codecs_of(self, workflow: Workflow[Any, Any]) -> tuple[Codec, Codec]:
-        return self.registry.codecs_of(workflow)
-
     def codec_of(self, annotation: object) -> Codec:
         return self.registry.codecs.of(annotation)
-
-    def step_codec(self, fn: Callable[..., Any]) -> Codec:
-        return self.registry.step_codec(fn)
 
     def condition(self, match: str | None, where: str | None) -> Node | None:
         return self.waits.parse(match, where)
@@ -248,9 +241,6 @@ class Engine(Kernel):
 
     def hold_back(self, step: StepTask) -> bool:
         return self.leftovers.hold((step.run.row.n, step.pending.key), step.start)
-
-    def step_started(self, step: StepTask) -> None:
-        self.steps.started(step)
 
     def step_finished(self, step: StepTask, outcome: Outcome) -> None:
         """The outcome is recorded and posted in one act."""
@@ -327,9 +317,6 @@ class Engine(Kernel):
         return self.queue_of_runs.is_idle and self.journal.is_idle and not self.loading and not self.is_looking_up
 
     # What actors ask for (`ActorHost`)
-
-    def invoke(self, run: Run, pending: Pending, generation: int) -> None:
-        self.invoking.invoke(run, pending, generation)
 
     def withdraw(self, run: Run, key: bytes) -> None:
         child = run.child(key)

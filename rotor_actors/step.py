@@ -614,8 +614,8 @@ def _invoke_spec(
         workflow_id=workflow.id,
         timeout=timeout,
         data=blob,
-        headers=encode_headers(headers),
-        retries=encode_retries(retries, retry_delay),
+        headers=encode_headers(headers) if headers else None,
+        retries=None if retries is None and retry_delay is None else encode_retries(retries, retry_delay),
         abandon=on_parent_close == "abandon",
         run_id=None if run_id is None else checked_run_id(run_id),
         ticket=None
