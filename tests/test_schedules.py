@@ -97,10 +97,21 @@ async def test_times_in_a_zone_over_a_change_of_its_clocks(expression: str, star
 
 
 @pytest.mark.parametrize("expression", ["30 2 * * *", "*/20 * * * *", "0 * * * *", "0 2 * * *", "15 1-3 * * *"])
-@pytest.mark.parametrize("day", ["2024-03-31", "2024-10-27"])
-async def test_wherever_one_looks_from_the_next_time_is_the_same(expression: str, day: str) -> None:
+@pytest.mark.parametrize(
+    ("day", "zone"),
+    [
+        ("2024-03-31", "Europe/Berlin"),
+        ("2024-10-27", "Europe/Berlin"),
+        ("2024-03-10", "America/New_York"),
+        ("2024-11-03", "America/New_York"),
+        ("2024-04-07", "Australia/Lord_Howe"),  # half an hour back
+        ("2024-10-06", "Australia/Lord_Howe"),
+        ("2024-09-08", "America/Santiago"),  # at midnight
+    ],
+)
+async def test_wherever_one_looks_from_the_next_time_is_the_same(expression: str, day: str, zone: str) -> None:
     """As after a restart in the hour that comes twice: no time is started again, none is left out."""
-    schedule, begin = cron(expression, timezone="Europe/Berlin"), at(f"{day} 00:00") - 7200
+    schedule, begin = cron(expression, timezone=zone), at(f"{day} 00:00", ZoneInfo(zone)) - 7200
     times: list[float] = []
     time = begin
     while time < begin + 10 * 3600:
