@@ -94,6 +94,7 @@ class SimDisk:
         self._planned_for: Operation = "write"
         self._cut_in = 0
         self._is_cut = False
+        self._is_ordered = False
         self._refusals_left = 0
 
     # What the universe asks
@@ -128,7 +129,12 @@ class SimDisk:
         """From now on nothing fails."""
         self._faults = None
         self.is_full = False
-        self._planned, self._cut_in, self._refusals_left = "", 0, 0
+        self._planned, self._cut_in, self._refusals_left, self._is_ordered = "", 0, 0, False
+
+    def fail_next(self, operation: Operation) -> None:
+        """Have the next write, or sync, fail."""
+        self._planned, self._planned_for = "error", operation
+        self._is_ordered = True
 
     def digest(self) -> str:
         """A hash of all rows, the same in every process. No store may be open."""
@@ -166,7 +172,7 @@ class SimDisk:
                 self._cut()
                 return ""
         if self._planned and operation == self._planned_for:
-            fault, self._planned = self._planned, ""
+            fault, self._planned, self._is_ordered = self._planned, "", False
             self.fired[
                 {"sync": "failed_fsync"}.get(operation, "short_write" if fault == "short" else "failed_write")
             ] += 1
@@ -190,6 +196,8 @@ class SimDisk:
         """What befalls the commit that comes now."""
         faults, tape = self._faults, self._tape
         if faults is None:
+            return
+        if self._is_ordered:
             return
         self._planned = ""
         if faults.failed_fsync and tape.chance(faults.failed_fsync):
