@@ -28,7 +28,7 @@ from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.run_state import RunState
 from rotor_actors.simulation.faults import Faults
-from rotor_actors.stores import sqlite_reading
+from rotor_actors.stores import sqlite_files, sqlite_reading
 from rotor_actors.stores.sqlite import SQLiteStore
 from rotor_actors.waiting import Waiting
 
@@ -125,6 +125,11 @@ def _(patch: pytest.MonkeyPatch) -> None:
         connection.execute("PRAGMA synchronous = NORMAL")
 
     patch.setattr(SQLiteStore, "_set_durability", relax)
+
+
+@mutant("what a failed sync left is believed", Faults(crash=0.05, failed_fsync=0.05))
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sqlite_files, "make_durable", lambda path, files: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
 
 
 @mutant("checksum ignored", FLIPS)

@@ -13,7 +13,7 @@ from rotor_actors.simulation.plan import Size
 from rotor_actors.simulation.running import run_universe
 from rotor_actors.simulation.universe import Settings
 
-UNIVERSES = 120
+UNIVERSES = 80
 SIZE = Size(roots=3, ops=5, children=4)
 # A mutant that cannot even run is no bug that was found.
 _BROKEN = (AttributeError, NameError, TypeError, ImportError)
@@ -42,7 +42,8 @@ def test_a_planted_bug_is_found(
     assert failure is not None, f"not found in {universes} universes: {planted.name}"
 
 
-@pytest.mark.parametrize("faults", [USUAL, FLIPS, Faults(crash=0.01, disk_full=0.2)], ids=["usual", "flips", "full"])
+@pytest.mark.parametrize("faults", [USUAL, FLIPS, Faults(crash=0.01, disk_full=0.2), Faults(crash=0.05, failed_fsync=0.05)],
+                         ids=["usual", "flips", "full", "failing"])  # fmt: skip
 def test_the_engine_as_it_is_passes_the_same_budget(faults: Faults) -> None:
     universes, failure = first_failure(faults, UNIVERSES)
     assert failure is None, f"universe {universes - 1}: {failure}"

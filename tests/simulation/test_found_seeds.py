@@ -1,0 +1,46 @@
+"""Universes in which a bug of the engine was found. The seed of each is kept, though a seed is another universe once the
+work, or what is drawn for it, has changed: beside each stands the test that tells of its bug in a few lines."""
+
+from __future__ import annotations
+
+import pytest
+
+from rotor_actors.simulation.faults import Faults
+from rotor_actors.simulation.judge import Judge, judged
+from rotor_actors.simulation.plan import Size
+from rotor_actors.simulation.pool import Job, play
+from rotor_actors.simulation.running import run_universe
+from rotor_actors.simulation.universe import Settings
+
+FULL = Faults(disk_full=0.1, crash=0.01)
+FAILING = Faults(crash=0.02, failed_fsync=0.02, failed_write=0.02)
+SOAK = Faults(crash=0.02, failed_fsync=0.006, failed_write=0.006, disk_full=0.006)
+
+
+@pytest.mark.parametrize(
+    ("seed", "faults"),
+    [
+        # An end that waited for room on a full disk was told: test_nobody_is_told_of_an_end_that_waits_for_room.
+        (71, FULL), (109, Faults(disk_full=0.1)), (9, FAILING),
+        # A run that was being started was taken for one that had ended: test_a_run_that_is_looked_up_while_it_is_being…
+        (8, Faults(crash=0.03)),
+        # A child that was timed out on was withdrawn: test_a_child_that_is_timed_out_on_is_not_withdrawn_by_a_scope…
+        (1031, Faults(crash=0.05)), (1046, Faults(crash=0.05)), (1170, FULL),
+    ],
+)  # fmt: skip
+def test_a_trial_that_failed_once_passes(seed: int, faults: Faults) -> None:
+    judges: list[Judge] = []
+    outcome = run_universe(judged(Size(), judges), seed=seed, settings=Settings(faults=faults))
+    assert outcome.failure is None, outcome.failure
+
+
+@pytest.mark.parametrize(
+    ("seed", "roots", "width"),
+    [
+        # What a failed sync had left in the WAL was believed: test_what_a_failed_sync_left_is_made_durable_before…
+        (4000267, 2, 3), (4001398, 2, 3),
+    ],
+)  # fmt: skip
+def test_a_universe_of_the_soak_that_failed_once_passes(seed: int, roots: int, width: int) -> None:
+    outcome, _ = play(Job(roots, width, Settings(faults=SOAK)), seed)
+    assert outcome.failure is None, outcome.failure
