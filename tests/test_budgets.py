@@ -149,6 +149,24 @@ async def test_one_more_run_at_a_time_than_allowed_is_refused_and_a_later_one_is
         assert await world.execute(wide) == ["Invocation", "Invocation", "BudgetExceededError", "1"]
 
 
+async def test_runs_at_a_time_are_counted_again_after_a_restart() -> None:
+    @workflow(id="wide", retries=0, budget=Budget(concurrent=3))
+    async def wide(ctx: Context) -> list[str]:
+        first = asyncio.ensure_future(ctx.step.invoke("first", workflow=leaf, data=500.0, timeout="1h"))
+        await ctx.step.sleep("a while", 60)
+        asked = (ctx.step.invoke("later", workflow=leaf, data=5.0, timeout="1h") for _ in range(2))
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        await first
+        return [type(end).__name__ for end in ends]
+
+    async with World(wide, leaf) as world:
+        await world.runtime.start(wide, run_id="one")
+        await world.clock.advance(10)
+        await world.reopen()
+        assert await world.result("one") == ["Invocation", "BudgetExceededError"]
+        assert world.runtime._engine.budgets._nodes == {}  # pyright: ignore[reportPrivateUsage]
+
+
 # Units
 
 

@@ -98,6 +98,8 @@ async def test_items_are_pulled_only_while_there_is_room() -> None:
         await world.runtime.start(slow_consumer)
         await world.clock.advance("30m")
         assert len(pulled) == 3  # one in use, two whose ends nobody has taken
+        await world.clock.advance("1h")
+        assert len(pulled) == 4
 
 
 async def test_items_may_come_from_steps() -> None:
