@@ -199,6 +199,7 @@ class Service:
     async def _drain(self, engine: Engine) -> None:
         """Let runs come to their end; stop waiting when all that is left waits for something later than the limit."""
         engine.features.drain()
+        engine.journal.kick()  # nobody else asks for a commit of what they appended
         if self._recovery is not None:
             self._recovery.wait_no_longer()
         loop = asyncio.get_running_loop()

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import after_the_end
+import bookings
 import error_matrix
 import fan_out
 import fastapi_lifespan
@@ -16,7 +18,21 @@ import sub_agents
 import trip
 
 EXAMPLES = Path(pipeline.__file__).parent
-SMALL = ["error_matrix", "fan_out", "fastapi_lifespan", "nightly", "orders_by_event", "pipeline", "sub_agents", "trip"]
+SMALL = [
+    "after_the_end", "bookings", "error_matrix", "fan_out", "fastapi_lifespan", "nightly",
+    "orders_by_event", "pipeline", "sub_agents", "trip",
+]  # fmt: skip
+
+
+def test_bookings_are_made_once_each_and_the_run_goes_on_where_it_failed(tmp_path: Path) -> None:
+    balances = asyncio.run(bookings.main(tmp_path / "store.db"))
+    assert balances == {"alice": 100, "bank": 50, "bob": 100, "carol": 100}
+
+
+def test_failed_imports_are_resumed_forked_and_deleted(tmp_path: Path) -> None:
+    results = asyncio.run(after_the_end.main(tmp_path / "store.db"))
+    assert results == ["50 prices of north", "50 prices of south", "40 prices of west", "50 prices of north"]
+    assert after_the_end.outside.fetched.count("north") == 2
 
 
 def test_pipeline_hands_each_result_to_the_next_stage(tmp_path: Path) -> None:
