@@ -284,7 +284,8 @@ class Kernel(ABC):
         Its row is its own: the entry keeps what was appended, whatever happens before it is committed. So is its
         caller's context: what the parent sets later is not for the child to see.
         """
-        run = Run(self, row.copy(), parent, Phase.FRESH)
+        own_row: RunRow = row.copy()
+        run = Run(self, own_row, parent, Phase.FRESH)
         run.workflow = workflow
         if parent is not None:
             run.budget = parent.budget

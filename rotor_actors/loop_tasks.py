@@ -81,8 +81,8 @@ class RunTask(asyncio.Task[Any]):
 
     def cancel(self, msg: Any | None = None) -> bool:
         # Before its first step only the guard gets the cancellation: the coroutine in it would be "never awaited".
-        inner = self.get_coro()
-        if isinstance(inner, types.CoroutineType) and inspect.getcoroutinestate(inner) == inspect.CORO_CREATED:
+        inner: Any = self.get_coro()
+        if type(inner) is types.CoroutineType and inspect.getcoroutinestate(inner) == inspect.CORO_CREATED:
             self.add_done_callback(_close_inner)
         return super().cancel(msg)
 

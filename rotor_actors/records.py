@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum, StrEnum
-from typing import TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 
@@ -166,7 +166,7 @@ class RunRow(msgspec.Struct, gc=False):
     """How many attempts it had when it was resumed last: its retries count from there."""
 
     # `copy.copy`, which is felt on the path of each run, without its search for how to copy.
-    copy = msgspec.Struct.__copy__  # type: ignore[attr-defined]
+    copy: ClassVar[Any] = msgspec.Struct.__copy__  # type: ignore[attr-defined]
 
 
 class StepRow(msgspec.Struct, gc=False):

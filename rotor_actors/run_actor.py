@@ -372,9 +372,9 @@ class RunActor:
                 todo = self._effects = state.take_effects()
                 todo.reverse()
             effect = todo.pop()
-            if type(effect) is Begin:
+            if isinstance(effect, Begin):
                 self._begin_step(effect.pending)
-            elif type(effect) is Resolve:
+            elif isinstance(effect, Resolve):
                 self._resolve(effect.pending, effect.message)
             else:
                 self._perform_rare(effect)
@@ -382,7 +382,7 @@ class RunActor:
                 return False
         return True
 
-    def _perform_rare(self, effect: Effect) -> None:
+    def _perform_rare(self, effect: Fire | Withdraw | Diverged | MarkMap) -> None:
         match effect:
             case Fire():
                 self._loop.fire(effect.number)

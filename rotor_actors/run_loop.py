@@ -191,7 +191,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         return self.now
 
     # asyncio asks this for each task and each future; `bool()`, which is False, is the cheapest way to answer.
-    get_debug = staticmethod(bool)
+    get_debug = staticmethod(bool)  # pyright: ignore[reportAssignmentType]
 
     def is_running(self) -> bool:
         return events._get_running_loop() is self

@@ -66,9 +66,11 @@ class Bench:
         self.executor = HeldExecutor()
         self.begun: list[str] = []
         self.failures: list[StoreError] = []
-        start = lambda effect: self._release([effect])  # noqa: E731
-        self.journal = Journal(self.store, self.executor, 0, start, self._release, self.failures.append)
+        self.journal = Journal(self.store, self.executor, 0, self._start, self._release, self.failures.append)
         self._n = 0
+
+    def _start(self, effect: Callable[[], None]) -> None:
+        effect()
 
     def _release(self, effects: list[Callable[[], None]]) -> None:
         for effect in effects:
