@@ -82,7 +82,7 @@ class RunTask(asyncio.Task[Any]):
     def cancel(self, msg: Any | None = None) -> bool:
         # Before its first step only the guard gets the cancellation: the coroutine in it would be "never awaited".
         inner: Any = self.get_coro()
-        if type(inner) is types.CoroutineType and inspect.getcoroutinestate(inner) == inspect.CORO_CREATED:
+        if type(inner) is types.CoroutineType and inspect.getcoroutinestate(inner) == inspect.CORO_CREATED:  # pyright: ignore[reportUnknownArgumentType]
             self.add_done_callback(_close_inner)
         return super().cancel(msg)
 
