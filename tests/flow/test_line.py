@@ -196,6 +196,17 @@ class LineMachine(RuleBasedStateMachine):
             del self.parent_of[each]
         self._pump()
 
+    @rule(data=st.data())
+    def is_let_go_of(self, data: st.DataObject) -> None:
+        """A parent timed out on a child: that has a place of its own from then on, even if there is none."""
+        children = [n for n, parent in self.parent_of.items() if parent is not None]
+        if children:
+            n = data.draw(st.sampled_from(children))
+            self.forced += n in self.running
+            self.parent_of[n] = None
+            self.line.let_go(n)
+            self._pump()
+
     def _is_below(self, n: int, top: int) -> bool:
         above = self.parent_of.get(n)
         while above is not None and above != top:
@@ -214,8 +225,8 @@ class LineMachine(RuleBasedStateMachine):
         line = self.line
         assert (line.running, line.waiting) == (len(self.running), len(self.waiting))
         leaves = [n for n in self.running if not any(self.parent_of.get(each) == n for each in self.running)]
-        assert line.used <= self.parallelism
-        assert len(leaves) <= self.parallelism, "more than parallelism run that do not await one of their own"
+        assert line.used <= self.parallelism + self.forced
+        assert len(leaves) <= self.parallelism + self.forced, "more run that do not await one of their own"
         if self.waiting:
             assert self.running, "they wait, and nobody runs"
         for n in self.running:
