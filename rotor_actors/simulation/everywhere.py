@@ -61,7 +61,7 @@ def crash_everywhere(
         ... async def shop(ctx: Context) -> int:
         ...     return await ctx.step.run("pay", pay)
         >>> crash_everywhere(shop).universes
-        7
+        10
     """
     reference: list[_End] = []
 
