@@ -9,6 +9,7 @@ from rotor_actors import (
     Batch,
     Budget,
     CancelOn,
+    CheckReport,
     Context,
     Debounce,
     EndedRun,
@@ -22,9 +23,13 @@ from rotor_actors import (
     RunHandle,
     RunInfo,
     Runtime,
+    RuntimeView,
     Singleton,
+    Transaction,
+    Update,
     WaitingRun,
     Workflow,
+    check_runs,
     cron,
     workflow,
 )
@@ -257,3 +262,26 @@ async def limits(runtime: Runtime) -> None:
     assert_type(runtime.waiting("k"), list[WaitingRun])
     assert_type(runtime.flow_keys(), list[FlowKey])
     assert_type(await runtime.pause_key("k"), None)
+
+
+def booked(tx: Transaction, name: str, amount: int) -> list[int]:
+    return [row[0] for row in tx.execute("SELECT 1")]
+
+
+@workflow(id="kept", version="2")
+async def kept(ctx: Context) -> None:
+    assert_type(await ctx.step.transaction("book", booked, "alice", 1, timeout="1s"), list[int])
+    assert_type(ctx.patched("new way"), bool)
+    assert_type(ctx.report({"done": 1}, key="pages"), None)
+
+
+async def upkeep(runtime: Runtime, handle: RunHandle[int]) -> None:
+    assert_type(await runtime.resume("r"), RunHandle[Any])
+    assert_type(await runtime.fork("r", from_step="s"), RunHandle[Any])
+    assert_type(await runtime.why("r"), str)
+    assert_type(await handle.progress(), dict[str, Update])
+    async for update in handle.updates("pages"):
+        assert_type(update, Update)
+    assert_type(await check_runs("rotor.db", [kept]), CheckReport)
+    async with RuntimeView("rotor.db") as view:
+        assert_type(await view.runs(error="x"), list[RunInfo])
