@@ -3,6 +3,10 @@ work, or what is drawn for it, has changed: beside each stands the test that tel
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from rotor_actors.simulation.faults import Faults
@@ -10,7 +14,7 @@ from rotor_actors.simulation.judge import Judge, judged
 from rotor_actors.simulation.plan import Size
 from rotor_actors.simulation.pool import Job, play
 from rotor_actors.simulation.running import run_universe
-from rotor_actors.simulation.universe import Settings
+from rotor_actors.simulation.universe import Settings, Universe
 
 FULL = Faults(disk_full=0.1, crash=0.01)
 FAILING = Faults(crash=0.02, failed_fsync=0.02, failed_write=0.02)
@@ -44,3 +48,22 @@ def test_a_trial_that_failed_once_passes(seed: int, faults: Faults) -> None:
 def test_a_universe_of_the_soak_that_failed_once_passes(seed: int, roots: int, width: int) -> None:
     outcome, _ = play(Job(roots, width, Settings(faults=SOAK)), seed)
     assert outcome.failure is None, outcome.failure
+
+
+def test_a_universe_that_is_over_is_forgotten() -> None:
+    """Exceptions kept a frame of the run loop, and that a tuple which the collector does not look into: closed runtimes
+    stayed in memory for good."""
+    known: list[weakref.ref[Universe]] = []
+
+    def noted(main: Callable[[Universe], Awaitable[None]]) -> Callable[[Universe], Awaitable[None]]:
+        async def inner(universe: Universe) -> None:
+            known.append(weakref.ref(universe))
+            await main(universe)
+
+        return inner
+
+    for seed in range(5):
+        run_universe(noted(judged(Size(), [])), seed=seed, settings=Settings(faults=Faults(crash=0.03)))
+    gc.collect()
+    assert len(known) == 5
+    assert [each() for each in known] == [None] * 5
