@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CHECKED := rotor_actors supervisors tests examples $(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ui dashboard-page soak lint types bench clean
+.PHONY: help demo docs pictures test test-ui dashboard-page soak lint types bench clean
 
 help:
 	@echo "make demo    survey the standard library with one durable run per file (DIR=path surveys another directory)"
@@ -13,6 +13,7 @@ help:
 	@echo "make soak    simulate random work with crashes and disk faults (MINUTES=10, JOBS=2, ARGS='--runs 3x4 --faults 5')"
 	@echo "make test-ui test the dashboard in a real browser (Chromium; ROTOR_UI_SHOTS=DIR keeps pictures)"
 	@echo "make dashboard-page  build the dashboard's page from its sources (needs Node)"
+	@echo "make docs    build the site into build/site"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy and pyright, both strict"
 	@echo "make bench   run every benchmark, JSON lines on stdout"
@@ -41,6 +42,14 @@ test-ui: $(VENV)/.installed-ui
 # The page of the dashboard; its bundle is kept in the repository, so that nobody else needs Node.
 dashboard-page:
 	cd rotor_actors/dashboard/ui && npm ci --no-audit --no-fund && npm run build
+
+# The site, from docs/ and the docstrings, into build/site.
+# The pictures of the dashboard in docs/pictures, taken anew in a real browser.
+pictures:
+	ROTOR_UI_SHOTS=$(CURDIR)/docs/pictures $(MAKE) test-ui
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

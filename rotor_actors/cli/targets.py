@@ -56,7 +56,8 @@ def load_runtime(target: str, store: str) -> Runtime:
     if isinstance(found, Runtime):
         return found
     if isinstance(found, Workflow):
-        found = [found, *(each for each in workflows_beside(target) if each is not found)]
+        chosen: Workflow[Any, Any] = found  # pyright: ignore[reportUnknownVariableType]
+        return Runtime(store, workflows=[chosen, *(each for each in workflows_beside(target) if each is not chosen)])
     if isinstance(found, Iterable):
         workflows: list[Any] = list(found)  # pyright: ignore[reportUnknownArgumentType]
         if workflows and all(isinstance(each, Workflow) for each in workflows):

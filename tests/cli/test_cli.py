@@ -224,3 +224,39 @@ def test_each_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
             make_parser().parse_args([*command, "--help"])
         assert ended.value.code == 0
         assert "usage: rotor" in capsys.readouterr().out
+
+
+def test_the_dashboard_of_a_file_that_another_process_owns_shows_it_and_has_that_process_act(tmp_path: Path) -> None:
+    import httpx
+
+    serving = start_rotor("serve", "cli_kit:workflows", cwd=tmp_path)
+    assert serving.stderr is not None
+    serving.stderr.readline()
+    showing = start_rotor("dashboard", "--port", "0", cwd=tmp_path)
+    try:
+        started = start_rotor("run", "cli_kit:nap", "--run-id", "sleeper", cwd=tmp_path)
+        assert started.stderr is not None
+        started.stderr.readline()
+        assert showing.stderr is not None
+        address = showing.stderr.readline().split()[-1]
+        with httpx.Client(base_url=address, timeout=30) as browser:
+            shown = browser.get("api/run", params={"id": "sleeper"}).json()
+            assert shown["run"]["status"] == "running"
+            body = {"action": "cancel", "run_id": "sleeper"}
+            done = browser.post("api/act", json=body, headers={"x-rotor-action": "1"})
+            assert done.json()["said"].startswith("Cancelled 1 runs")
+            services = browser.get("api/services").json()
+            assert services["audit"][0]["target"] == "sleeper"
+            assert ["Owner", f"pid {serving.pid}"] in services["facts"]
+            serving.send_signal(signal.SIGTERM)
+            serving.communicate(timeout=30)
+            refused = browser.post("api/act", json=body, headers={"x-rotor-action": "1"})
+            assert refused.status_code == 409
+            assert "no running process answers" in refused.json()["error"]
+            assert browser.get("api/runs").json()["runs"][0]["status"] == "cancelled"
+        started.communicate(timeout=30)
+    finally:
+        for process in (serving, showing):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=30)
