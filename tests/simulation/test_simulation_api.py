@@ -10,7 +10,17 @@ import pytest
 
 from rotor_actors import Context, RetryPolicy, RunStatus, workflow
 from rotor_actors.errors import RunNotFoundError, WorkflowFailedError, WorkflowTimeoutError
-from rotor_actors.simulation import DeadlockError, Faults, Simulation, UniverseFailed, simulate
+from rotor_actors.simulation import (
+    DeadlockError,
+    Faults,
+    Settings,
+    Simulation,
+    Universe,
+    UniverseFailed,
+    run_universe,
+    simulate,
+)
+from rotor_actors.simulation.trace import Closed, Noted
 
 PATIENT = RetryPolicy(max_retries=3, initial="1m", factor=1.0, maximum="1m", jitter=False)
 
@@ -201,6 +211,23 @@ async def test_a_finally_that_runs_when_the_process_dies_can_do_nothing(sim: Sim
     await sim.advance("30s")
     assert late == ["cleaned up"], "nothing of a dead process goes on"
     assert await handle.result() == "done"
+
+
+def test_closing_takes_no_longer_than_what_is_left_to_do() -> None:
+    """What features append when a runtime closes is committed at once; closing waited ten seconds for it."""
+
+    async def main(universe: Universe) -> None:
+        sim = Simulation(universe)
+        sim.stub(fetch, returns="abc")
+        assert await sim.runtime.execute(page, "a") == 3
+        await sim.advance("10s")
+        sim.note("done")
+
+    for seed in range(5):
+        trace = run_universe(main, seed=seed, settings=Settings()).trace
+        assert isinstance(trace[-1], Closed)
+        done = next(event.at for event in trace if isinstance(event, Noted) and event.text == "done")
+        assert trace[-1].at - done < 2
 
 
 def test_the_types_of_a_test_are_kept() -> None:
