@@ -144,7 +144,7 @@ class RuntimeView(Showing):
         return "" if self._executor is not None else "the view is not open"
 
     def _can(self) -> Iterable[str]:
-        return ("cancel", "resume", "restart", "send", "signal") if control.is_possible() else ()
+        return ("cancel", "resume", "restart", "fork", "send", "signal") if control.is_possible() else ()
 
     def _known_waits(self, row: RunRow) -> list[Wait]:
         return stored_waits(row, [])

@@ -154,6 +154,7 @@ _SAID: Mapping[str, Callable[[Any], Done]] = {
     "cancel": _cancelled,
     "resume": _resumed,
     "restart": _restarted,
+    "fork": _restarted,
     "send": _sent,
     "signal": _signalled,
 }

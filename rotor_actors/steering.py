@@ -78,6 +78,10 @@ class Steering(Upkeep, Messaging):
         async def resume(arguments: Mapping[str, Any]) -> str:
             return (await self.resume(_text(arguments, "run_id"))).run_id
 
+        async def fork(arguments: Mapping[str, Any]) -> str:
+            handle = await self.fork(_text(arguments, "run_id"), from_step=_text(arguments, "from_step"))
+            return handle.run_id
+
         async def delete(arguments: Mapping[str, Any]) -> int:
             return await self.delete(_text(arguments, "run_id"))
 
@@ -92,8 +96,8 @@ class Steering(Upkeep, Messaging):
             await self.resume_key(_text(arguments, "key"))
 
         return {
-            "ping": ping, "start": start, "cancel": cancel, "restart": restart, "resume": resume, "delete": delete,
-            "prune": prune, "send": send, "signal": signal, "pause_key": pause, "resume_key": unpause,
+            "ping": ping, "start": start, "cancel": cancel, "restart": restart, "resume": resume, "fork": fork,
+            "delete": delete, "prune": prune, "send": send, "signal": signal, "pause_key": pause, "resume_key": unpause,
         }  # fmt: skip
 
     def _workflow(self, workflow_id: str) -> Workflow[Any, Any]:

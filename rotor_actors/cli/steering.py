@@ -62,8 +62,13 @@ def resume(options: argparse.Namespace) -> int:
     return _again(options, "resume")
 
 
-def _again(options: argparse.Namespace, verb: str) -> int:
-    run_id = _perform(options, verb, run_id=options.run_id)
+def fork(options: argparse.Namespace) -> int:
+    """Run it again from a step."""
+    return _again(options, "fork", from_step=options.from_step)
+
+
+def _again(options: argparse.Namespace, verb: str, **arguments: object) -> int:
+    run_id = _perform(options, verb, run_id=options.run_id, **arguments)
     print_one({"run_id": run_id}, options.output)
     return DONE
 

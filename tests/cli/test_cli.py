@@ -155,6 +155,8 @@ def test_ended_runs_are_restarted_resumed_deleted_and_pruned(tmp_path: Path) -> 
         assert "deleted 1 runs" in rotor("runs", "delete", again, cwd=tmp_path).stderr
         assert [run["run_id"] for run in rotor_json("runs", "ls", cwd=tmp_path)] == ["one"]
         assert rotor_json("runs", "prune", "--older-than", "30d", "--dry-run", cwd=tmp_path)["runs"] == 0
+        forked = rotor_json("runs", "fork", "one", "--from", "price", cwd=tmp_path)["run_id"]
+        assert rotor("runs", "watch", forked, cwd=tmp_path).returncode == 1
         assert rotor("pause", "a-key", cwd=tmp_path).returncode == 0
         assert rotor("unpause", "a-key", cwd=tmp_path).returncode == 0
     finally:

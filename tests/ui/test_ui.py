@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -205,6 +206,16 @@ def test_cancel_asks_says_how_many_and_the_page_follows_without_a_reload(page: A
     expect(page.get_by_role("row", name="held-up")).to_contain_text("Cancelled 2 runs")
     expect(page.get_by_role("row", name="journal")).to_contain_text("running")
     shoot(page, "services")
+
+
+def test_an_ended_run_is_run_again_from_a_step(page: Any) -> None:
+    page.goto("#/run?id=family")
+    page.get_by_role("button", name="run again from leaf bad").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Run again from “leaf bad”?")
+    page.get_by_role("button", name="Run again", exact=True).click()
+    expect(page).not_to_have_url(re.compile("id=family$"))
+    expect(page.locator("header.run")).to_contain_text("completed")
+    expect(page.get_by_role("row", name="leaf good")).to_have_count(1)
 
 
 def test_workflows_show_counts_and_latencies(page: Any) -> None:

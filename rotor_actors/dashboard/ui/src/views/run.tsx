@@ -1,9 +1,9 @@
 import { useState } from "preact/hooks";
-import { get, type Run, type RunDetail, type Session, type StepLine } from "../api";
+import { act, get, type Run, type RunDetail, type Session, type StepLine } from "../api";
 import { took } from "../format";
 import { useLive } from "../live";
-import { link, runLink, type Route } from "../router";
-import { Badge, Loading, Payload, Problem, RunLink, Time, Took } from "../ui";
+import { go, link, runLink, type Route } from "../router";
+import { Badge, Confirm, Loading, Payload, Problem, RunLink, Time, Took } from "../ui";
 import { Actions } from "./actions";
 import { TreeView } from "./tree";
 import { WaterfallView } from "./waterfall";
@@ -55,7 +55,7 @@ export function RunView({ route, session }: { route: Route; session: Session }) 
           </a>
         ))}
       </nav>
-      {tab === "steps" && <Steps steps={detail.value.steps} />}
+      {tab === "steps" && <Steps steps={detail.value.steps} run={run} session={session} />}
       {tab === "steps" && detail.value.steps_more > 0 && (
         <button type="button" onClick={() => setLimit(limit + 500)}>
           {detail.value.steps_more} more
@@ -114,8 +114,21 @@ function Facts({ run, detail }: { run: Run; detail: RunDetail }) {
   );
 }
 
-function Steps({ steps }: { steps: StepLine[] }) {
+interface StepsProps {
+  steps: StepLine[];
+  run: Run;
+  session: Session;
+}
+
+function Steps({ steps, run, session }: StepsProps) {
+  const [from, setFrom] = useState("");
   if (!steps.length) return <p class="dim">No step has an outcome yet.</p>;
+  const canFork = run.ended_at !== null && !session.read_only && session.actions.includes("fork");
+  const fork = async () => {
+    const answer = await act<{ said: string; run_id?: string }>("fork", { run_id: run.run_id, from_step: from });
+    if (answer.run_id) go("run", { id: answer.run_id });
+    return answer.said;
+  };
   return (
     <div class="scroll">
       <table>
@@ -128,6 +141,7 @@ function Steps({ steps }: { steps: StepLine[] }) {
             <th scope="col">Began</th>
             <th scope="col">Took</th>
             <th scope="col">Tries</th>
+            {canFork && <th scope="col">Again</th>}
           </tr>
         </thead>
         <tbody>
@@ -153,10 +167,22 @@ function Steps({ steps }: { steps: StepLine[] }) {
               </td>
               <td class="number">{took(step.began_at, step.ended_at)}</td>
               <td class="number">{step.attempts}</td>
+              {canFork && (
+                <td>
+                  <button type="button" aria-label={`run again from ${step.step_id}`} onClick={() => setFrom(step.step_id)}>
+                    from here…
+                  </button>
+                </td>
+              )}
             </tr>
           ))}
         </tbody>
       </table>
+      {from && (
+        <Confirm title={`Run again from “${from}”?`} verb="Run again" onYes={fork} onClose={() => setFrom("")}>
+          <p>A new run with the same input takes over what was recorded before this step, and executes the rest.</p>
+        </Confirm>
+      )}
     </div>
   );
 }
