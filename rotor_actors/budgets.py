@@ -125,6 +125,16 @@ class Budgets(StepFeature):
             kernel.append(run, _item(own))
         self._count(run, budget)
 
+    def rejoin(self, run: Run) -> None:
+        """A run that goes on after its end lives by the budget of the living run that it stands under; it is no new run."""
+        if run.parent is not None and run.parent.budget is not None:
+            run.budget = budget = run.parent.budget
+            for node in budget:
+                node.live += 1
+            if run.parent.row.n != run.row.parent_n:  # as recovery finds it only under its own
+                member = ItemRow(MEMBER_SPACE, run.row.run_id, msgspec.msgpack.encode(budget.record.run_id))
+                self._kernel.append(run, self._kernel.put_item(member, run))
+
     def _open_own(self, run: Run, budget: Budget) -> None:
         row, above = run.row, run.budget
         record = BudgetRecord(row.n, row.run_id, row.workflow_id, row.depth, limits_of(budget, row.created_at),

@@ -25,6 +25,7 @@ from rotor_actors.records import (
     RunChanged,
     RunCreated,
     RunFlag,
+    RunRow,
     RunStatus,
     StepRecorded,
     StepRow,
@@ -115,10 +116,14 @@ class Compensations(Feature):
 
     def open(self, items: object) -> None:
         for run in self._kernel.tree.orphans:
-            owner_id = run.row.workflow_id.removesuffix(f".{HANDLER}")
-            owner = self._kernel.registry.get(owner_id)
-            if run.row.flags & RunFlag.HANDLER and run.row.parent_step_id == HANDLER and owner is not None:
-                self._known(owner)
+            self.workflow_of(run.row)
+
+    def workflow_of(self, row: RunRow) -> Workflow[Any, Any] | None:
+        """The workflow of a run that undoes another, or that is a restart or a fork of one, which names no other."""
+        owner = self._kernel.registry.get(row.workflow_id.removesuffix(f".{HANDLER}"))
+        is_undoing = row.flags & RunFlag.HANDLER and row.parent_step_id in (HANDLER, None)
+        is_named_so = owner is not None and owner.id != row.workflow_id
+        return self._known(owner) if owner is not None and is_undoing and is_named_so else None
 
     def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
         wanted = f"{workflow.id}.{HANDLER}"
@@ -180,6 +185,7 @@ def _workflow_of(source: Compensations, owner_id: str, owner: Workflow[Any, Any]
     async def compensate(ctx: Context, ended: EndedRun[Any]) -> list[str]:
         undone: list[str] = []
         failed: list[str] = []
+        errors: list[Exception] = []
         for each in await ctx.step.run("find", source.find, ended.run_id):
             policy = RetryPolicy.from_record(each.retries)
             try:
@@ -189,13 +195,14 @@ def _workflow_of(source: Compensations, owner_id: str, owner: Workflow[Any, Any]
                 )  # fmt: skip
             except Exception as error:
                 failed.append(f"{each.step_id!r} ({type(error).__name__}: {error})")
+                errors.append(error)
             else:
                 undone.append(each.step_id)
         if failed:
             raise CompensationError(
                 f"run {ended.run_id} of workflow {ended.workflow_id!r}: {len(failed)} steps could not be undone: "
                 f"{', '.join(failed)}; {len(undone)} were"
-            )
+            ) from ExceptionGroup("what was raised", errors)  # as its cause: resuming it tries these again
         return undone
 
     handler = Workflow[Any, Any](id=f"{owner_id}.{HANDLER}", fn=compensate)

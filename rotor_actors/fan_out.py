@@ -153,6 +153,9 @@ class FanOut:
         try:
             await self._answer_from_memo()
             await self._ask_for_all()
+        except asyncio.CancelledError as error:  # nobody has cancelled the feeder, unless the map is closed
+            self._error = error
+            raise
         except Exception as error:
             self._error = error
         finally:

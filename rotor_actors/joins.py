@@ -226,9 +226,10 @@ class CancelSteps(StepFeature):
             return
         row, outcome = self._outcome(run, pending, was_running=True)
         row.seq = kernel.journal.next_seq
+        # Before it learns of a child's end by the same entry: on replay a step's outcome comes before those, too.
+        run.post(StepEnded(pending.key, outcome, row.seq, row.at))
         cancellation.begin([StepRecorded(row)])
         kernel.progressed(run)
-        run.post(StepEnded(pending.key, outcome, row.seq, row.at))
 
     def _outcome(self, run: Run, pending: Pending, *, was_running: bool) -> tuple[StepRow, Outcome]:
         blob, status = msgspec.msgpack.encode(was_running), OutcomeStatus.COMPLETED

@@ -170,6 +170,7 @@ class Reviving:
         engine.features.run_known(run)
         if parent is None and row.parent_n is not None:
             engine.tree.adopt(run, adopter or engine.tree.get(row.parent_n))
+        engine.budgets.rejoin(run)
         if row.parent_n is None:
             engine.admission.take(run)
         for n in revival.running:

@@ -227,6 +227,8 @@ class Upkeep(Starting):
         run = Run(engine, msgspec.structs.replace(new), None, Phase.STORED)
         run.workflow, run.seen_seq = workflow, journal.last_seq
         engine.tree.add(run)
+        if workflow.budget is not None:
+            engine.features.run_spends(run)
         engine.features.run_known(run)
         engine.admission.take(run)
         run.post(AttemptDue(now))
@@ -374,7 +376,7 @@ class Upkeep(Starting):
         return row
 
     def _workflow_of(self, engine: Engine, row: RunRow, doing: str) -> Workflow[Any, Any]:
-        workflow = engine.registry.get(row.workflow_id)
+        workflow = engine.registry.get(row.workflow_id) or engine.compensations.workflow_of(row)
         if workflow is None:
             raise unknown_workflow(row, doing, engine.registry.known_ids())
         return workflow
