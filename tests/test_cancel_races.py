@@ -486,7 +486,11 @@ class SlowExecutor:
 async def test_a_run_that_is_looked_up_while_it_is_being_started_is_not_taken_for_one_that_has_ended(seed: int) -> None:
     """Neither by a cancel nor by a waiter: both see it, or say that there is none. Found by the simulator."""
     chance = random.Random(seed)
-    async with slicing(sleeper, executor=lambda name: SlowExecutor(chance)) as world:
+
+    def slow(name: str) -> SlowExecutor:
+        return SlowExecutor(chance)
+
+    async with slicing(sleeper, executor=slow) as world:
         runtime = world.runtime
         other = asyncio.ensure_future(runtime.start(sleeper))
         await passes(chance.randrange(4))

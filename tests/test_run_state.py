@@ -14,6 +14,7 @@ from rotor_actors.messages import (
     Effect,
     Fire,
     Known,
+    MarkMap,
     Message,
     Pending,
     Resolve,
@@ -68,6 +69,8 @@ def shown(effects: list[Effect]) -> list[str]:
                 texts.append(f"Fire {effect.number}")
             case Diverged():
                 texts.append(f"Diverged: {effect.what}")
+            case MarkMap():
+                texts.append(f"MarkMap {effect.step_id}")
     return texts
 
 
