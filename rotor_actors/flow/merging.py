@@ -76,7 +76,7 @@ class Merging:
             return self._form(row, workflow, context, Forming(name, first_at), due, "debounce").run
         run = merged.run
         run.row.input, run.row.headers, run.row.event = row.input, row.headers, row.event
-        run.context = None if context is None else context.copy()
+        run.caller_context = None if context is None else context.copy()
         kernel.append(run, Together([RunAmended(run.snapshot()), merged.item(due)]))
         kernel.features.run_amended(run)
         kernel.timers.add(merged, due)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from dataclasses import dataclass
 from typing import Any
 
@@ -418,3 +419,19 @@ async def test_a_run_of_many_starts_cannot_be_invoked() -> None:
 
     async with World(note, parent) as world:
         assert "by its debounce several starts become one run" in await world.execute(parent)
+
+
+TENANT: contextvars.ContextVar[str] = contextvars.ContextVar("TENANT", default="nobody")
+
+
+async def test_a_debounced_run_has_the_context_of_the_start_whose_data_it_has() -> None:
+    @workflow(id="whose", debounce=Debounce("10s"))
+    async def whose(ctx: Context, data: str) -> str:
+        return f"{data} of {TENANT.get()}"
+
+    async with World(whose) as world:
+        TENANT.set("first")
+        await world.runtime.start(whose, "early")
+        TENANT.set("second")
+        handle = await world.runtime.start(whose, "late")
+        assert await world.result(handle) == "late of second"
