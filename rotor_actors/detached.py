@@ -114,8 +114,9 @@ class Detached(StepFeature):
             with busy:
                 try:
                     existing = await self._find(run_id)
-                except StoreError:
-                    return  # the journal has failed, too, or is about to: all who wait are told
+                except StoreError as error:
+                    kernel.journal.fail(error)  # what cannot be read cannot go on; reopening tries again
+                    return
             if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
                 return
             if existing is None:

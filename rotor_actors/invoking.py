@@ -152,7 +152,11 @@ class Invoking:
         kernel = self._kernel
         async with kernel.claims.hold(run_id):
             with busy:
-                taken = await self._is_taken(run_id)
+                try:
+                    taken = await self._is_taken(run_id)
+                except StoreError as error:
+                    kernel.journal.fail(error)  # what cannot be read cannot go on; reopening tries again
+                    return
             if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
                 return
             if taken:
@@ -167,11 +171,8 @@ class Invoking:
         kernel = self._kernel
         if kernel.tree.find(run_id) is not None:
             return True
-        try:
-            await kernel.journal.durable(kernel.journal.last_seq)  # it may have begun and ended just now
-            return await kernel.ports.reader.call(lambda: kernel.ports.store.find(run_id)) is not None
-        except StoreError:
-            return True  # the spawn could not be committed either
+        await kernel.journal.durable(kernel.journal.last_seq)  # it may have begun and ended just now
+        return await kernel.ports.reader.call(lambda: kernel.ports.store.find(run_id)) is not None
 
     def _refuse(self, run: Run, pending: Pending, run_id: str) -> None:
         error = RunExistsError(

@@ -278,6 +278,9 @@ class Journal:
         return taken
 
     def fail(self, error: StoreError) -> None:
+        """The store cannot be relied on: nothing more is committed, and nobody is left waiting. Once is enough."""
+        if self.failure is not None:
+            return
         self.failure = error
         self.leave_nobody_waiting(error)
         self._on_failure(error)

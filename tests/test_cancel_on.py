@@ -287,3 +287,21 @@ async def test_a_cancel_on_that_cannot_work_is_refused_when_the_workflow_is_defi
 
     with pytest.raises(WorkflowDefinitionError, match=rf"workflow 'w': .*{text}"):
         workflow(id="w", **options)(fn)
+
+
+async def test_an_event_that_cancels_a_run_is_recorded_for_no_step_below_it() -> None:
+    @workflow(id="waiting")
+    async def waiting(ctx: Context) -> None:
+        await ctx.step.wait_for_event("closed", event="shop.closed", timeout="1d")
+
+    @workflow(id="shop", cancel_on=[CancelOn(event="shop.closed")])
+    async def shop(ctx: Context) -> None:
+        await ctx.step.invoke("child", workflow=waiting, data=None, timeout="24h")
+
+    async with World(shop, waiting) as world:
+        await world.runtime.start(shop, run_id="r")
+        await world.settle()
+        [below] = await world.runtime.runs(parent="r")
+        await world.runtime.send(Event("shop.closed"))
+        assert await status(world, below.run_id) is RunStatus.CANCELLED
+        assert await world.runtime.steps(below.run_id) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -89,7 +89,7 @@ class Sending(StepFeature):
 
     async def _send_once(self, run: Run, actor: RunActor, busy: ExitStack, pending: Pending) -> None:
         kernel, events = self._kernel, pending.spec.events
-        with suppress(StoreError):  # all who wait are told
+        try:
             async with self._held(events):
                 with busy:
                     known = await self._sent_before(events)
@@ -98,6 +98,8 @@ class Sending(StepFeature):
                 self._send(run, pending, known)
                 kernel.queue(run)
                 await kernel.journal.durable(kernel.journal.last_seq)
+        except StoreError as error:
+            kernel.journal.fail(error)  # what cannot be read cannot go on; reopening tries again
 
     def _send(self, run: Run, pending: Pending, known: dict[str, list[str]]) -> None:
         kernel, events = self._kernel, pending.spec.events
@@ -168,7 +170,8 @@ class Sending(StepFeature):
                     Cancellation(self._kernel, self._finishing, [run], reason).begin()
             stored = msgspec.msgpack.encode(event)
             for waiter in self._waits.waiters.matching(plain, now):
-                self._waits.give(waiter.owner, stored)
+                if not waiter.owner.run.is_doomed:  # cancelled, this moment or by this event: its waits go in slices
+                    self._waits.give(waiter.owner, stored)
         started = [self._start(workflow, event, context) for workflow in self._triggers.get(event.name, ())]
         return [each.run_id for each in started if each.is_new]
 
