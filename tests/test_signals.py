@@ -386,3 +386,30 @@ async def test_a_signal_sent_by_another_run_survives_a_crash_at_every_entry() ->
             break
         position += 1
     assert position >= 4
+
+
+async def test_a_signal_for_a_run_that_was_cancelled_just_now_is_refused_and_its_name_is_free() -> None:
+    heard: list[str] = []
+
+    @workflow(id="hears", retries=0)
+    async def hears(ctx: Context, who: str) -> None:
+        heard.append(await ctx.step.wait_for_signal("s", signal="one", timeout="1h", returns=str))
+
+    @workflow(id="replaces", retries=0)
+    async def replaces(ctx: Context) -> None:
+        await ctx.step.wait_for_signal("s", signal="one", timeout="1h", returns=str)
+
+    async with World(hears, replaces) as world:
+        await world.runtime.start(hears, "old", run_id="old")
+        await world.settle()
+        engine = world.runtime._engine  # pyright: ignore[reportPrivateUsage]
+        run = engine.tree.find("old")
+        assert run is not None
+        engine.cancel_from_inside(run, "in this moment")  # its tasks are interrupted in the next slice
+        with pytest.raises(SignalNotFoundError):
+            await world.runtime.signal("one", "lost")
+        handle = await world.runtime.start(replaces)
+        await world.settle()
+        await world.runtime.signal("one", "found")
+        await world.result(handle)
+        assert heard == []

@@ -61,7 +61,7 @@ class Signals(StepFeature):
             SignalNotFoundError: none does.
         """
         wait = self._by_name.get(signal)
-        if wait is None or self._kernel.now() >= wait.due:
+        if wait is None or wait.run.is_doomed or self._kernel.now() >= wait.due:
             raise SignalNotFoundError(
                 f"no run waits for a signal {signal!r} now, and it is not kept: send it when "
                 f"step.wait_for_signal(…, signal={signal!r}) has been reached, or send an event"
@@ -84,7 +84,7 @@ class Signals(StepFeature):
         kernel, signal = self._kernel, pending.target
         spec: WaitForSignalSpec = pending.spec
         other = self._by_name.get(signal)
-        if other is not None:
+        if other is not None and not other.run.is_doomed:
             error = SignalInUseError(
                 f"{run.where}: step {pending.step_id!r} cannot wait for signal {signal!r}: step {other.note.step_id!r} of "
                 f"{other.run.where} waits for it already; a signal has one receiver, so put an id into its name"
@@ -133,7 +133,8 @@ class Signals(StepFeature):
         self._of_run.setdefault(wait.run.row.n, {})[wait.note.key] = wait
 
     def _remove(self, wait: SignalWait) -> None:
-        del self._by_name[wait.signal]
+        if self._by_name.get(wait.signal) is wait:  # else its run was cancelled, and another waits for it already
+            del self._by_name[wait.signal]
         of_run = self._of_run[wait.run.row.n]
         del of_run[wait.note.key]
         if not of_run:
