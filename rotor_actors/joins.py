@@ -79,7 +79,7 @@ class Joins(StepFeature):
                 run.owns_items = True
                 record = msgspec.msgpack.decode(item.body, type=_JoinRecord)
                 self._add(_Joiner(run, record.key, record.step_id, record.target, item.due or 0.0))
-        for target in self._of_target:
+        for target in tuple(self._of_target):
             if self._kernel.tree.find(target) is None:
                 self._kernel.in_background(self._look_up(target))  # it ended, and the crash came before we were told
 

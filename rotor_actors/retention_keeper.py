@@ -29,8 +29,10 @@ class RetentionKeeper:
         while True:
             try:
                 await self._prune()
-            except StoreError:
-                return  # the runtime stops, and says so itself
+            except StoreError as error:
+                if self._engine.journal.failure is not None:
+                    return  # the runtime stops, and says so itself
+                _logger.error("retention: %s; it is looked at again in its time", error)
             await self._pause()
 
     async def _prune(self) -> None:

@@ -56,11 +56,13 @@ class Timers:
     def _ring(self) -> None:
         self._armed = None
         now = self._clock.now()
-        for _ in range(_ALARMS_PER_CALL):
-            sleeper = self._alarms.pop_due(now)
-            if sleeper is None:
-                break
-            sleeper.alarm(now)
-        due = self._alarms.next_due()
-        if due is not None:
-            self._arm(due)  # whatever an alarm may have armed meanwhile: the nearest is what counts
+        try:
+            for _ in range(_ALARMS_PER_CALL):
+                sleeper = self._alarms.pop_due(now)
+                if sleeper is None:
+                    break
+                sleeper.alarm(now)
+        finally:  # an error of one sleeper must not leave the others asleep
+            due = self._alarms.next_due()
+            if due is not None:
+                self._arm(due)  # whatever an alarm may have armed meanwhile: the nearest is what counts

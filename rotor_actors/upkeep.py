@@ -11,7 +11,7 @@ import msgspec
 
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.engine import Engine
-from rotor_actors.errors import RunExistsError, RunStatusError
+from rotor_actors.errors import RunExistsError, RunNotFoundError, RunStatusError
 from rotor_actors.forking import NoSuchStepError, memo_before
 from rotor_actors.handle import RunHandle
 from rotor_actors.ids import checked_run_id
@@ -130,6 +130,9 @@ class Upkeep(Starting):
             reviving = Reviving(engine)
             plan = await reviving.plan(row)
             while not reviving.still_holds(plan):  # something below has ended, or was taken back, meanwhile
+                for revival in plan:
+                    await self._cleaned_up(engine, revival.row.run_id)
+                await asyncio.sleep(0)  # nothing else here need wait for anything: what has to move must get its turn
                 await engine.journal.durable(engine.journal.last_seq)
                 plan = await reviving.plan(await self._row(run_id))
             self._accepting()
@@ -253,7 +256,7 @@ class Upkeep(Starting):
         for run_id in () if dry_run else list(report.run_ids):
             try:
                 report.started.append((await self.restart(run_id)).run_id)
-            except RunStatusError as refused:
+            except (RunStatusError, RunNotFoundError) as refused:  # the latter: deleted since it was chosen
                 _skip(report, run_id, refused)
         return report
 
@@ -273,7 +276,7 @@ class Upkeep(Starting):
         for run_id in () if dry_run else list(report.run_ids):
             try:
                 await self.resume(run_id)
-            except RunStatusError as refused:
+            except (RunStatusError, RunNotFoundError) as refused:  # the latter: deleted since it was chosen
                 _skip(report, run_id, refused)
         return report
 
@@ -392,6 +395,6 @@ def _checked_ends(status: RunStatus | str | Sequence[RunStatus | str]) -> tuple[
     return statuses
 
 
-def _skip(report: BulkReport, run_id: str, refused: RunStatusError) -> None:
+def _skip(report: BulkReport, run_id: str, refused: Exception) -> None:
     report.run_ids.remove(run_id)
     report.skipped[run_id] = str(refused)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit import World
+from kit import FragileStore, World
 
 from rotor_actors import Context, MemoryStore, Retention, RunStatus, Runtime, SQLiteStore, Workflow, workflow
 from rotor_actors.errors import (
@@ -17,6 +17,7 @@ from rotor_actors.errors import (
     RunNotFoundError,
     RunStatusError,
     StoreError,
+    StoreFullError,
     WorkflowFailedError,
 )
 from rotor_actors.records import Entry, ItemPut, ItemRow, Kind, RunCreated, RunRow, RunsDeleted, StepRecorded, StepRow
@@ -295,6 +296,25 @@ async def test_retention_deletes_by_itself_over_restarts_and_slices() -> None:
         assert [run.run_id for run in await world.runtime.runs()] == ["bad"], (
             "what failed is kept: nothing was said of it"
         )
+
+
+async def test_retention_goes_on_when_space_could_not_be_given_back_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Cramped(FragileStore):
+        refusals = 1
+
+        def free(self, pages: int) -> int:
+            self.refusals -= 1
+            if self.refusals >= 0:
+                raise StoreFullError("the disk is full")
+            return super().free(pages)
+
+    async with World(*ALL, store=Cramped(), retention=Retention(completed="1d", every="1h")) as world:
+        await world.runtime.start(leaf, "x", run_id="early")
+        await world.clock.advance("30h")
+        assert "retention: the disk is full; it is looked at again in its time" in caplog.text
+        await world.runtime.start(leaf, "x", run_id="late")
+        await world.clock.advance("30h")
+        assert await world.runtime.runs() == []
 
 
 async def test_a_retention_that_makes_no_sense_is_refused_by_name() -> None:

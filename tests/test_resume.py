@@ -455,3 +455,37 @@ async def test_a_crash_at_any_position_around_a_resume_loses_or_keeps_it_as_a_wh
         await world.close()
         position += 1
     assert position > 5
+
+
+async def test_a_run_is_resumed_only_when_a_child_that_was_cancelled_alone_has_cleaned_up() -> None:
+    seen: list[str] = []
+
+    @workflow(id="tidy", retries=0)
+    async def tidy(ctx: Context) -> str:
+        if seen:
+            return "done"
+        try:
+            await ctx.step.sleep("long", "1h")
+        finally:
+            seen.append("cleaning up")
+            await asyncio.sleep(2)
+            seen.append("cleaned up")
+        return "never"
+
+    @workflow(id="above", retries=0)
+    async def above(ctx: Context) -> str:
+        return (await ctx.step.invoke("tidy", workflow=tidy, data=None, timeout="2h")).result
+
+    async with World(above, tidy) as world:
+        handle = await world.runtime.start(above, run_id="r")
+        await world.settle()
+        [child] = await world.runtime.runs(parent="r")
+        cancelling = asyncio.ensure_future(world.runtime.cancel(child.run_id))
+        with pytest.raises(WorkflowFailedError):
+            await world.result(handle, within="1s")
+        assert seen == ["cleaning up"]
+        resuming = asyncio.ensure_future(world.runtime.resume("r"))
+        await world.clock.advance("5s")
+        await cancelling
+        assert seen == ["cleaning up", "cleaned up"]
+        assert await world.result(await resuming) == "done"
