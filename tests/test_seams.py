@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from crash_kit import ChildPlan, Play, survives_every_crash
 from kit import World
 
-from rotor_actors import Budget, Context, RetryPolicy, RunStatus, workflow
+from rotor_actors import Budget, Context, RetryPolicy, RunStatus, Runtime, workflow
 from rotor_actors.errors import (
     BudgetExceededError,
     NonRetriableError,
+    RunNotFoundError,
     WorkflowCancelledError,
     WorkflowFailedError,
 )
@@ -218,3 +220,14 @@ async def test_reasons_of_cancellations_are_any_text() -> None:
         await world.clock.advance("10s")
         await task
         assert await handle.status() is RunStatus.CANCELLED
+
+
+async def test_an_id_that_is_no_text_is_unknown_and_no_damage(tmp_path: Path) -> None:
+    odd = b"run-\xff".decode(errors="surrogateescape")  # as a command line gives it
+    async with Runtime(tmp_path / "runs.db", workflows=[worker]) as runtime:
+        with pytest.raises(RunNotFoundError, match="no run has the id"):
+            await runtime.info(odd)
+        with pytest.raises(RunNotFoundError, match="no run has the id"):
+            await runtime.cancel(odd)
+        with pytest.raises(ValueError, match="no text that a store could hold"):
+            await runtime.runs(workflow=odd)

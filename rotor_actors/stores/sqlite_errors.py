@@ -32,6 +32,8 @@ def translated(doing: str, path: Path) -> Generator[None]:
         raise StoreError(f"{doing} {path}: another program holds a lock on it ({error}); let it finish") from error
     except apsw.Error as error:
         raise StoreError(f"{doing} {path} failed: {type(error).__name__}: {error}") from error
+    except UnicodeEncodeError as error:  # what was asked for, not what was found
+        raise ValueError(f"{doing} {path}: {error.object!r} is no text that a store could hold ({error})") from error
     except ValueError as error:  # a text that is not UTF-8, a status that there is not
         raise StoreCorruptedError(
             f"{doing} {path}: a row cannot be understood ({error}): the file was damaged. Restore a backup."

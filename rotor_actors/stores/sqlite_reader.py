@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rotor_actors.errors import StoreError
-from rotor_actors.ids import KEY_BYTES
+from rotor_actors.ids import KEY_BYTES, is_storable
 from rotor_actors.records import ChildRow, History, ItemRow, RunRow, RunStatus, StepRow
 from rotor_actors.stores import schema
 from rotor_actors.stores.base import EndedRootsQuery, EndsQuery, ItemQuery, LiveRun, RunQuery, merged_ends
@@ -106,6 +106,8 @@ class SQLiteReader:
             return list(map(self._decoder.step, _STEPS.of_groups(reader, "n", (n,), "seq")))
 
     def find(self, run_id: str) -> RunRow | None:
+        if not is_storable(run_id):
+            return None  # such as a command line's bytes that are no text: nothing has it, and nothing is damaged
         with self._snapshot() as reader:
             rows = _RUNS.page(reader, "run_id = :run_id", {"run_id": run_id}, 1)
             return self._decoder.run(rows[0]) if rows else None
