@@ -58,7 +58,7 @@ class Transactions:
         def work(transaction: Transaction) -> bytes:
             return codec.round_trip(fn(transaction, *args))[0]
 
-        call = TransactionCall(where, step_id, timeout, work)
+        call = TransactionCall(where, step_id, timeout, work, self._kernel.ports.clock.monotonic)
         try:
             return codec.decode(await self._transact(cast(TransactionalStore, store), run.row.n, key, call))
         except asyncio.CancelledError:

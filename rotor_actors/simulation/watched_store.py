@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from rotor_actors.errors import StoreError, StoreFullError
 from rotor_actors.records import Entry
 from rotor_actors.simulation.crashes import Place
 from rotor_actors.simulation.loop import Life
 from rotor_actors.stores.base import Store
+from rotor_actors.stores.transaction import TransactionCall
+from rotor_actors.transactions import TransactionalStore
+
+T = TypeVar("T")
 
 _VERBS = ("open", "close", "last_numbers", "live_runs", "histories", "parents_of", "find", "list_runs",
           "count_by_status", "steps", "items", "item", "backup", "compact")  # fmt: skip
@@ -36,7 +40,7 @@ class Watcher(Protocol):
 
 
 class WatchedStore:
-    """See the module. Verbs other than `commit` are passed on as they are."""
+    """See the module. Verbs that do not commit are passed on as they are."""
 
     def __init__(self, store: Store, life: Life, watcher: Watcher) -> None:
         self._store = store
@@ -65,13 +69,21 @@ class WatchedStore:
 
     def commit(self, entries: list[Entry]) -> None:
         self._check("commit")
+        self._commit(entries, partial(self._store.commit, entries))
+
+    def transact(self, n: int, key: bytes, call: TransactionCall) -> bytes:
+        """A commit of the store, without entries."""
+        self._check("transact")
+        return self._commit([], partial(cast(TransactionalStore, self._store).transact, n, key, call))
+
+    def _commit(self, entries: list[Entry], act: Callable[[], T]) -> T:
         place = self._watcher.commit_begins(entries)
         if place == "before":
             self._die("before", entries)
         if place == "at":
             self._watcher.cut_power_soon()
         try:
-            self._store.commit(entries)
+            result = act()
         except StoreError as error:
             if place == "at":
                 self._die("at", entries)
@@ -80,6 +92,7 @@ class WatchedStore:
         self._watcher.committed(entries)
         if place is not None:
             self._die(place, entries)
+        return result
 
     def _die(self, place: Place, entries: list[Entry]) -> None:
         self._watcher.die(self._life, f"{place} a commit of {len(entries)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -102,13 +101,22 @@ class TransactionCall:
     Args:
         where: names the run and the step. timeout: in seconds.
         work: is given the transaction, and gives what is to be kept of its result, encoded.
+        monotonic: the clock by which the limit is measured, in seconds.
     """
 
-    def __init__(self, where: str, step_id: str, timeout: float, work: Callable[[Transaction], bytes]) -> None:
+    def __init__(
+        self,
+        where: str,
+        step_id: str,
+        timeout: float,
+        work: Callable[[Transaction], bytes],
+        monotonic: Callable[[], float],
+    ) -> None:
         self.where = where
         self.step_id = step_id
         self.timeout = timeout
         self.work = work
+        self.monotonic = monotonic
         self.is_unwanted = False
         """Set by another thread: the run was cancelled, or the scope was. What is not committed yet is not."""
 
@@ -116,10 +124,10 @@ class TransactionCall:
 class Guard:
     """Watches over one execution."""
 
-    def __init__(self, call: TransactionCall, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, call: TransactionCall) -> None:
         self._call = call
-        self._monotonic = monotonic
-        self._deadline = monotonic() + call.timeout
+        self._monotonic = call.monotonic
+        self._deadline = call.monotonic() + call.timeout
         self._is_over = False
         self._refusal = ""
 
