@@ -43,13 +43,13 @@ test-ui: $(VENV)/.installed-ui
 dashboard-page:
 	cd rotor_actors/dashboard/ui && npm ci --no-audit --no-fund && npm run build
 
-# The site, from docs/ and the docstrings, into build/site.
 # The pictures of the dashboard in docs/pictures, taken anew in a real browser.
 pictures:
 	ROTOR_UI_SHOTS=$(CURDIR)/docs/pictures $(MAKE) test-ui
 
+# The site, from docs/ and the docstrings, into build/site.
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -78,7 +78,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-# The demo needs four small packages only; type checkers and test tools come when they are asked for.
+# The demo needs a few small packages only; type checkers and test tools come when they are asked for.
 $(VENV)/.installed-%: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'

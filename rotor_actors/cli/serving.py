@@ -81,7 +81,7 @@ async def serve_app(
     try:
         import uvicorn
     except ImportError as error:
-        raise UsageError("this needs uvicorn: pip install 'rotor-actors[dashboard]'") from error
+        raise UsageError("this needs uvicorn, which the extra 'dashboard' brings: pip install uvicorn") from error
 
     class Server(uvicorn.Server):
         @contextmanager
