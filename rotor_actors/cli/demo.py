@@ -118,13 +118,16 @@ async def _demo(survey: Survey, options: argparse.Namespace, store: str) -> None
         serving = asyncio.create_task(serve_app(runtime.dashboard(), "127.0.0.1", options.port, stop))
         handle = await runtime.start(survey_all, survey)
         following = asyncio.create_task(follow(runtime, handle.run_id, plain=True))
-        await asyncio.wait({serving, following}, return_when=asyncio.FIRST_COMPLETED)
-        if following.done() and not serving.done():
-            size = (await runtime.info(handle.run_id)).result
-            print(f"{size.lines} lines, {size.functions} functions, {size.unparsed} files unparsed", flush=True)
-            if options.once:
-                stop.set()
-            else:
-                print("the dashboard stays open; Ctrl-C ends", file=sys.stderr, flush=True)
-        await serving
-        following.cancel()
+        try:
+            await asyncio.wait({serving, following}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done() and not serving.done():
+                size = (await runtime.info(handle.run_id)).result
+                print(f"{size.lines} lines, {size.functions} functions, {size.unparsed} files unparsed", flush=True)
+                if options.once:
+                    stop.set()
+                else:
+                    print("the dashboard stays open; Ctrl-C ends", file=sys.stderr, flush=True)
+            await serving
+        finally:  # it looks at the runtime, which closes now
+            following.cancel()
+            await asyncio.wait({following})

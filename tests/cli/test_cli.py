@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,17 @@ def test_the_demo_shows_a_fan_out_and_ends(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "48 lines, 24 functions, 1 files unparsed"
     assert "dashboard at http://127.0.0.1:" in done.stderr
+
+
+def test_a_demo_that_cannot_listen_says_so_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "m.py").write_text("def f():\n    pass\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = rotor("demo", str(tmp_path / "sources"), "--port", port, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "choose another --port" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_each_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
