@@ -76,7 +76,7 @@ def test_survey_killed_in_the_middle_goes_on_as_printed(tmp_path: Path) -> None:
     interpreter.chmod(0o755)
     done = subprocess.run(["sh", "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^all +400 ", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^all +600 ", done.stdout, re.MULTILINE), done.stdout
     assert not list(tmp_path.glob("code_survey.db*"))
 
 
