@@ -40,8 +40,8 @@ class Showing(Introspection):
                 to refuse; may be async. Without it only requests from this machine itself are answered.
             read_only: show everything, change nothing.
             insecure: answer everybody without `auth`: only behind something that asks who they are.
-            redact: is given a workflow's id, what it is (`"input"`, `"result"`, `"headers"`, `"error"`) and the
-                JSON-like value, and answers what may be shown of it.
+            redact: is given a workflow's id, what it is (`"input"`, `"result"`, `"headers"`, `"error"`,
+                `"progress"`) and the JSON-like value, and answers what may be shown of it.
             metrics: a `telemetry.Metrics`, to be scraped at `metrics` beside the page, by whoever may look.
 
         It needs no lifespan of its own, reads beside the event loop, and an open tab does not keep a server from

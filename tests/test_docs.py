@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import rotor_actors
 import rotor_actors.errors
 from rotor_actors.control import ControlError
 from rotor_actors.telemetry import Metrics
@@ -32,6 +33,12 @@ def test_each_error_has_a_place_of_its_own_that_says_what_to_do() -> None:
     page = (DOCS / "errors.md").read_text("utf-8")
     assert set(re.findall(r"^### (\w+)$", page, re.MULTILINE)) == errors | {ControlError.__name__}
     assert page.count("*What to do:*") == len(errors) + 1
+
+
+def test_each_public_name_is_in_the_reference_and_the_reference_names_no_other() -> None:
+    listed = re.findall(r"^::: rotor_actors\.(\w+)$", (DOCS / "reference.md").read_text("utf-8"), re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {*rotor_actors.__all__, "simulation"}
 
 
 def test_each_page_is_in_the_list_of_the_site_and_the_list_names_no_other() -> None:

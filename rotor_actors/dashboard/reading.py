@@ -10,7 +10,8 @@ import msgspec
 from rotor_actors.dashboard.asgi import HttpError, Request
 from rotor_actors.dashboard.shapes import Redact, RunJson, payload_text, run_json
 from rotor_actors.dashboard.timeline import Span, spans
-from rotor_actors.records import Kind, RunRow, RunStatus, StepRow
+from rotor_actors.progress import Report, reports_of
+from rotor_actors.records import Kind, RunFlag, RunRow, RunStatus, StepRow
 from rotor_actors.stores.base import RunQuery, StoreReader
 
 LARGEST_PAGE = 500
@@ -109,11 +110,12 @@ class Reading:
         row = await self.row(request.text("id"))
         limit = request.number("steps", 200, at_most=20_000)
 
-        def read(store: StoreReader) -> tuple[list[RunRow], list[StepRow], list[RunRow], int]:
+        def read(store: StoreReader) -> tuple[list[RunRow], list[StepRow], list[RunRow], int, dict[str, Report]]:
             children = store.list_runs(RunQuery(parent_n=row.n, limit=limit + 1))
-            return _above(store, row), store.steps(row.n), children, _count_below(store, row)
+            reports = reports_of(store, row.n) if row.flags & RunFlag.REPORTS else {}
+            return _above(store, row), store.steps(row.n), children, _count_below(store, row), reports
 
-        above, steps, children, below = await self._read(read)
+        above, steps, children, below, reports = await self._read(read)
         lines = _lines(steps, children, self._redact)
         return Detail(
             run=run_json(row, self._redact),
@@ -125,7 +127,7 @@ class Reading:
             steps=lines[:limit],
             steps_more=len(lines) - min(len(lines), limit),
             below=below,
-            progress="",
+            progress=_progress(row, reports, self._redact),
         )
 
     async def tree(self, request: Request) -> dict[str, Any]:
@@ -187,6 +189,15 @@ def _count_below(store: StoreReader, row: RunRow) -> int:
         if each.parent_n in below:
             below.add(each.n)
     return len(below) - 1
+
+
+def _progress(row: RunRow, reports: dict[str, Report], redact: Redact | None) -> str:
+    """The newest value of each key, one a line."""
+    lines: list[str] = []
+    for key, report in sorted(reports.items()):
+        value = payload_text(row, "progress", report.value, redact, indent=None)
+        lines.append(f"{key}: {value}" if key else value)
+    return "\n".join(lines)
 
 
 def _headers(row: RunRow, redact: Redact | None) -> Mapping[str, str]:

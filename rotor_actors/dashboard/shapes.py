@@ -14,7 +14,7 @@ from rotor_actors.records import RunFlag, RunRow, RunStatus
 from rotor_actors.stores.base import StoreReader
 
 Redact: TypeAlias = Callable[[str, str, Any], Any]
-"""Is given a workflow's id, what it is (`"input"`, `"result"`, `"headers"`, `"error"`) and the JSON-like value;
+"""Is given a workflow's id, what it is (`"input"`, `"result"`, `"headers"`, `"error"`, `"progress"`) and the JSON-like value;
 answers what may be shown."""
 
 Reader: TypeAlias = Callable[[Callable[[StoreReader], Any]], Any]
@@ -100,12 +100,12 @@ def _waiting_for(row: RunRow) -> str:
     return ""
 
 
-def payload_text(row: RunRow, what: str, blob: bytes | None, redact: Redact | None) -> str:
-    """A payload as indented JSON."""
+def payload_text(row: RunRow, what: str, blob: bytes | None, redact: Redact | None, *, indent: int | None = 2) -> str:
+    """A payload as JSON, indented unless `indent` is None."""
     if blob is None:
         return ""
     value = to_json(blob)
     if redact is not None:
         value = redact(row.workflow_id, what, value)
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST_PAYLOAD else f"{text[:LONGEST_PAYLOAD]}\n… cut off: {len(text)} characters"

@@ -185,6 +185,28 @@ async def test_redaction_reaches_inputs_results_and_errors() -> None:
         assert "parse" not in str(await get(app, "api/runs"))
 
 
+@workflow(id="reporting")
+async def reporting(ctx: Context) -> None:
+    ctx.report({"done": 1})
+    ctx.report({"done": 2, "of": 3})
+    ctx.report("ada@example.com", key="mail")
+    await ctx.step.sleep("doze", "1h")
+
+
+async def test_a_run_shows_the_newest_of_what_it_reports_also_after_a_restart() -> None:
+    def redact(workflow_id: str, what: str, value: Any) -> Any:
+        return "***" if what == "progress" and isinstance(value, str) else value
+
+    async with World(reporting) as world:
+        await world.runtime.start(reporting, run_id="r")
+        await world.clock.advance("1m")
+        shown = await get(world.runtime.dashboard(), "api/run", id="r")
+        assert shown["progress"].splitlines() == ['{"done": 2, "of": 3}', 'mail: "ada@example.com"']
+        await world.reopen()
+        shown = await get(world.runtime.dashboard(redact=redact), "api/run", id="r")
+        assert shown["progress"].splitlines() == ['{"done": 2, "of": 3}', 'mail: "***"']
+
+
 async def test_a_tree_of_ten_thousand_runs_is_one_answer_of_bounded_size() -> None:
     @workflow(id="wide")
     async def wide(ctx: Context, n: int) -> None:
