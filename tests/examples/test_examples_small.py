@@ -10,6 +10,8 @@ import bookings
 import error_matrix
 import fan_out
 import fastapi_lifespan
+import mapping
+import new_version
 import nightly
 import orders_by_event
 import pipeline
@@ -19,8 +21,8 @@ import trip
 
 EXAMPLES = Path(pipeline.__file__).parent
 SMALL = [
-    "after_the_end", "bookings", "error_matrix", "fan_out", "fastapi_lifespan", "nightly",
-    "orders_by_event", "pipeline", "sub_agents", "trip",
+    "after_the_end", "bookings", "error_matrix", "fan_out", "fastapi_lifespan", "mapping",
+    "new_version", "nightly", "orders_by_event", "pipeline", "sub_agents", "trip",
 ]  # fmt: skip
 
 
@@ -97,6 +99,20 @@ def test_the_nightly_job_runs_once_a_night_and_makes_up_for_what_it_missed(tmp_p
         "backup of Thu 04 Apr, 02:30",
     ]
     assert asyncio.run(nightly.main())[:2] == ["backup of Fri 29 Mar, 02:30", "backup of Sat 30 Mar, 02:30"]
+
+
+def test_a_map_goes_on_past_pages_that_are_gone_and_the_index_beside_it_is_joined(tmp_path: Path) -> None:
+    assert asyncio.run(mapping.main(tmp_path / "store.db")) == "45 pages, 5 gone, one of 16 characters, index"
+
+
+def test_a_new_version_is_checked_and_runs_under_way_keep_to_the_old_order(tmp_path: Path) -> None:
+    too_simple, mended, results = asyncio.run(new_version.main(tmp_path / "store.db"))
+    assert [text.split(" of ")[0] for text in too_simple] == ["under way: run under way"]
+    assert "'reserve'" in too_simple[0]
+    assert mended == []
+    assert results == {
+        "under way": ["a book: reserved", "a book: paid"], "new": ["a lamp: paid", "a lamp: reserved"]
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -327,6 +327,23 @@ async def test_a_run_that_is_resumed_goes_on_at_once_and_counts_over_a_restart_t
         assert [await world.result(each.run_id) for each in (first, second, third)] == ["0", "1", "2"]
 
 
+async def test_a_run_that_is_forked_begins_at_once_and_counts() -> None:
+    watch = Watch()
+    work = worker(watch, FlowControl("k", parallelism=1))
+    async with World(work) as world:
+        first = await world.runtime.start(work, "0")
+        await world.result(first)
+        second = await world.runtime.start(work, "1")
+        await world.settle()
+        [step] = [step for step in await world.runtime.steps(first.run_id) if step.kind == "run"][:1]
+        fork = await world.runtime.fork(first.run_id, from_step=step.step_id)
+        third = await world.runtime.start(work, "2")
+        await world.settle()
+        assert await fork.status() is RunStatus.RUNNING
+        assert (world.runtime.flow_keys()[0].running, world.runtime.flow_keys()[0].waiting) == (2, 1)
+        assert [await world.result(each.run_id) for each in (second, fork, third)] == ["did 1", "did 0", "did 2"]
+
+
 async def test_a_restart_stands_in_line() -> None:
     watch = Watch()
     work = worker(watch, FlowControl("k", parallelism=1))
