@@ -71,12 +71,18 @@ async def serve(address: str, verbs: Mapping[str, Verb]) -> None:
     except OSError as error:
         _logger.warning("no control socket at %s: %s; the command line cannot ask this process to act", address, error)
         return
+    silent: set[asyncio.StreamWriter] = set()
     try:
         server = await asyncio.start_unix_server(
-            lambda reader, writer: _answer(reader, writer, verbs), sock=listener, limit=LONGEST_LINE
+            lambda reader, writer: _answer(reader, writer, verbs, silent), sock=listener, limit=LONGEST_LINE
         )
-        async with server:
-            await server.serve_forever()
+        try:
+            await asyncio.get_running_loop().create_future()  # until cancelled
+        finally:
+            # Not `wait_closed`: newer Pythons wait there for each connection, and somebody may have come and say nothing.
+            server.close()
+            for writer in tuple(silent):
+                writer.transport.abort()
     finally:
         listener.close()
         _remove(address)
@@ -100,9 +106,16 @@ def _listener(address: str) -> socket.socket:
     return listener
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, verbs: Mapping[str, Verb]) -> None:
+async def _answer(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, verbs: Mapping[str, Verb],
+    silent: set[asyncio.StreamWriter],
+) -> None:  # fmt: skip
     try:
-        line = await reader.readline()
+        silent.add(writer)
+        try:
+            line = await reader.readline()
+        finally:
+            silent.discard(writer)
         if line:
             writer.write(msgspec.json.encode(await _perform(line, verbs), enc_hook=str) + b"\n")
             await writer.drain()
@@ -123,6 +136,13 @@ async def _perform(line: bytes, verbs: Mapping[str, Verb]) -> Answer:
         return Answer(error=type(error).__name__, message=str(error))
 
 
+def _check_owner(address: str, store: str | os.PathLike[str]) -> None:
+    """Raise OSError when somebody else listens there: in a directory for temporary files anybody can."""
+    owner = os.stat(address).st_uid
+    if owner not in (0, os.getuid(), os.stat(store).st_uid):
+        raise PermissionError(f"{address} belongs to another user (uid {owner}): nothing was sent to it")
+
+
 def ask(store: str | os.PathLike[str], verb: str, **arguments: object) -> Any:
     """Ask the owner of a store to do something, and wait for what comes of it. Blocks.
 
@@ -132,6 +152,7 @@ def ask(store: str | os.PathLike[str], verb: str, **arguments: object) -> Any:
     address = address_of(store)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
+            _check_owner(address, store)
             connection.connect(address)
         except OSError as error:
             raise ControlError(f"no running process answers for {store}: {error}") from error

@@ -1,0 +1,51 @@
+"""The control socket: who may ask, and what a visitor who says nothing can keep from happening: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rotor_actors import Runtime, control
+
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.skipif(not control.is_possible(), reason="this system has no such sockets"),
+]
+
+
+async def test_somebody_who_has_come_and_says_nothing_is_shown_out_when_the_runtime_closes(tmp_path: Path) -> None:
+    store = tmp_path / "rotor.db"
+    async with Runtime(store):
+        reader, writer = await asyncio.open_unix_connection(control.address_of(store))
+        assert (await asyncio.to_thread(control.ask, store, "ping"))["pid"] == os.getpid()
+    async with asyncio.timeout(10):  # it comes at once; without it the test would wait for ever
+        assert await reader.read() == b""
+    writer.close()
+    assert not os.path.exists(control.address_of(store))  # noqa: ASYNC240 - of this test's own directory
+
+
+async def test_a_socket_of_another_user_is_sent_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "rotor.db"
+    store.touch()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(control.address_of(store))
+        other.listen()
+        other.setblocking(False)
+        real, address = os.stat, control.address_of(store)
+
+        def as_seen(path: Any, **how: Any) -> os.stat_result:
+            seen = real(path, **how)
+            is_socket = str(path) == address
+            return os.stat_result((*seen[:4], 4711, *seen[5:10])) if is_socket else seen
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", as_seen)
+            with pytest.raises(control.ControlError, match="belongs to another user"):
+                control.ask(store, "start", workflow="secret")
+        with pytest.raises(BlockingIOError):
+            other.accept()
