@@ -17,6 +17,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 LARGEST_BODY = 1_048_576
+_LONGEST_NUMBER = 18
 
 COMMON_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -59,8 +60,8 @@ class Request:
         text = self.query.get(name)
         if text is None:
             return default
-        if not text.isdecimal():
-            raise HttpError(400, f"the parameter {name!r} must be a whole number, got {text!r}")
+        if not text.isdecimal() or len(text) > _LONGEST_NUMBER:
+            raise HttpError(400, f"the parameter {name!r} must be a whole number, got {text[:_LONGEST_NUMBER]!r}")
         return min(int(text), at_most)
 
     def moment(self, name: str) -> float | None:

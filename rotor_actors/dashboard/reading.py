@@ -134,24 +134,8 @@ class Reading:
         """The run and all below it, parents before their children, as arrays: a large tree is a long answer."""
         top = await self.row(request.text("id"))
         query = RunQuery(root_n=top.root_n, limit=2**62)
-        rows: list[RunRow] = await self._read(lambda store: store.list_runs(query))
-        rows.reverse()
-        index: dict[int, int] = {}
-        nodes: list[tuple[Any, ...]] = []
-        left_out = 0
-        for row in rows:
-            parent = -1 if row.n == top.n else index.get(row.parent_n or 0)
-            if parent is None:
-                continue
-            if len(nodes) >= LARGEST_TREE:
-                left_out += 1
-                continue
-            index[row.n] = len(nodes)
-            nodes.append(
-                (row.run_id, parent, row.workflow_id, row.status.value, row.parent_step_id or "", row.created_at,
-                 row.attempt_at, row.ended_at, row.attempt)
-            )  # fmt: skip
-        return {"nodes": nodes, "left_out": left_out}
+        found: dict[str, Any] = await self._read(lambda store: _tree(store.list_runs(query), top))
+        return found
 
     async def timeline(self, request: Request) -> dict[str, Any]:
         """The bars of the waterfall."""
@@ -160,6 +144,26 @@ class Reading:
         steps, children = await self._read(lambda store: (store.steps(row.n), store.list_runs(query)))
         bars: list[Span] = spans(row, steps, children)
         return {"spans": bars[:LONGEST_TIMELINE], "now": self._now(), "left_out": max(0, len(bars) - LONGEST_TIMELINE)}
+
+
+def _tree(rows: list[RunRow], top: RunRow) -> dict[str, Any]:
+    """Called where the store is read: a tree of a million would keep the event loop waiting."""
+    index: dict[int, int] = {}
+    nodes: list[tuple[Any, ...]] = []
+    left_out = 0
+    for row in reversed(rows):
+        parent = -1 if row.n == top.n else index.get(row.parent_n or 0)
+        if parent is None:
+            continue
+        if len(nodes) >= LARGEST_TREE:
+            left_out += 1
+            continue
+        index[row.n] = len(nodes)
+        nodes.append(
+            (row.run_id, parent, row.workflow_id, row.status.value, row.parent_step_id or "", row.created_at,
+             row.attempt_at, row.ended_at, row.attempt)
+        )  # fmt: skip
+    return {"nodes": nodes, "left_out": left_out}
 
 
 def _statuses(text: str) -> tuple[RunStatus, ...]:

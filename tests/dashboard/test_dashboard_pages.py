@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -250,3 +251,34 @@ async def test_the_policy_lets_run_what_is_in_the_page_and_nothing_else() -> Non
     for script in scripts:
         assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
     assert answer.headers["x-frame-options"] == "DENY"
+
+
+async def test_a_stream_whose_runtime_closes_ends_as_one_whole_answer_and_the_next_is_an_error() -> None:
+    sent: list[dict[str, Any]] = []
+    came = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await came.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(dict(message))
+
+    scope = {"type": "http", "method": "GET", "path": "/api/changes", "headers": [(b"host", b"localhost")]}
+    async with World(top) as world:
+        app = world.runtime.dashboard()
+        streaming = asyncio.ensure_future(app(dict(scope), receive, send))
+        while len(sent) < 2:  # noqa: ASYNC110 - until the first number has been sent
+            await asyncio.sleep(0)
+    await streaming
+    assert [message["type"] for message in sent].count("http.response.start") == 1
+    assert not sent[-1].get("more_body")
+    sent.clear()
+    await app(dict(scope), receive, send)
+    assert sent[0]["status"] == 409
+
+
+async def test_a_number_that_no_machine_can_read_is_refused_by_name() -> None:
+    async with World(top) as world, visit(world.runtime.dashboard()) as browser:
+        answer = await browser.get("api/runs", params={"limit": "9" * 5_000})
+        assert (answer.status_code, "'limit' must be a whole number" in answer.text) == (400, True)
