@@ -129,10 +129,17 @@ class Runtime(Serving):
         self._service = service = Service(self._ports, self._options)
         await service.open(self._workflows)
         if self._has_control:
-            address = address_of(cast(SQLiteStore, self._ports.store).path)
-            listen = partial(serve, address, self._verbs())
-            await service.add_service(ChildSpec("control", listen, restart=Restart.TEMPORARY))
+            try:
+                await self._listen(service)
+            except BaseException:  # cancelled: nobody leaves what nobody has entered
+                await service.close()
+                raise
         return self
+
+    async def _listen(self, service: Service) -> None:
+        address = address_of(cast(SQLiteStore, self._ports.store).path)
+        listen = partial(serve, address, self._verbs())
+        await service.add_service(ChildSpec("control", listen, restart=Restart.TEMPORARY))
 
     async def __aexit__(self, *_: object) -> None:
         if self._service is not None:

@@ -210,8 +210,8 @@ def test_cancel_asks_says_how_many_and_the_page_follows_without_a_reload(page: A
 
 def test_an_ended_run_is_run_again_from_a_step(page: Any) -> None:
     page.goto("#/run?id=family")
-    page.get_by_role("button", name="run again from leaf bad").click()
-    expect(page.get_by_role("dialog")).to_contain_text("Run again from “leaf bad”?")
+    page.get_by_role("button", name="run again from impatient").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Run again from “impatient”?")
     page.get_by_role("button", name="Run again", exact=True).click()
     expect(page).not_to_have_url(re.compile("id=family$"))
     expect(page.locator("header.run")).to_contain_text("completed")
