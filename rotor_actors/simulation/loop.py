@@ -114,6 +114,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return self._now
 
     def _run_once(self) -> None:
+        self._drop_cancelled()
         if self._timers and (not self._queue or self._timers[0][0] <= self._now):
             self._ring()
         if not self._queue:
@@ -137,28 +138,23 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     def _ring(self) -> None:
         """Make ready what is due, or due next; those due at the same moment in any order."""
-        due = self._pop()
-        if due is None:
-            return
-        when = due[0]
+        when = self._timers[0][0]
         self._now = max(self._now, when)
-        together = [due[1]]
+        together: list[asyncio.TimerHandle] = []
         while self._timers and self._timers[0][0] == when:
-            _, _, handle = heapq.heappop(self._timers)
-            if not handle._cancelled:  # pyright: ignore
-                together.append(handle)
+            together.append(heapq.heappop(self._timers)[2])
+            self._drop_cancelled()
         while together:
             handle = together.pop(self._ties.choose(len(together)) if len(together) > 1 else 0)
             handle._scheduled = False  # type: ignore[attr-defined]  # pyright: ignore
             self._queue.append(handle)
 
-    def _pop(self) -> tuple[float, asyncio.TimerHandle] | None:
-        while self._timers:
-            when, _, handle = heapq.heappop(self._timers)
-            if not handle._cancelled:  # pyright: ignore
-                return when, handle
+    def _drop_cancelled(self) -> None:
+        """So that the first timer is one that will ring: else one far off would be taken for what is due now, and time
+        would run on over what is ready."""
+        while self._timers and self._timers[0][2]._cancelled:  # pyright: ignore
+            heapq.heappop(self._timers)
             self._timers_cancelled -= 1
-        return None
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         self._timers_cancelled += 1

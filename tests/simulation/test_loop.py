@@ -114,6 +114,20 @@ def test_timers_that_are_due_together_ring_in_an_order_that_depends_on_the_seed(
     assert run(main, seed=3) == run(main, seed=3)
 
 
+def test_a_due_timer_that_was_cancelled_does_not_let_time_run_on_over_what_is_ready() -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        far = loop.call_later(1_000, lambda: None)
+        loop.call_later(0, lambda: None).cancel()
+        began = loop.time()
+        await asyncio.sleep(0)
+        took = loop.time() - began
+        far.cancel()
+        return took
+
+    assert run(main) < 1
+
+
 def test_tasks_of_chaos_take_turns_in_any_order_and_those_of_sound_in_theirs() -> None:
     async def main() -> tuple[int, ...]:
         order: list[int] = []
