@@ -257,7 +257,8 @@ class Judge(Oracle):
             )  # fmt: skip
 
 
-_AFTERMATH = 100.0
+# Longer than what a plan holds: a run that was let go of may have retries and sleeps before it.
+_AFTERMATH = 3 * 86_400.0
 
 
 def judged(size: Size, judges: list[Judge]) -> Callable[[Universe], Awaitable[None]]:
