@@ -10,7 +10,7 @@ from rotor_actors.durations import Duration
 from rotor_actors.records import RunStatus
 from rotor_actors.views import RunInfo, RunTree, Update
 
-Out = TypeVar("Out")
+Out = TypeVar("Out", covariant=True)
 
 
 class Runs(Protocol):

@@ -20,7 +20,7 @@ from rotor_actors.ids import is_storable
 from rotor_actors.retry import RetryPolicy
 
 In = TypeVar("In")
-Out = TypeVar("Out")
+Out = TypeVar("Out", covariant=True)
 
 DEFAULT_RETRIES = 3
 

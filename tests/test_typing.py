@@ -88,3 +88,13 @@ def test_mistakes_are_found_on_their_lines_and_nowhere_else(checker: str, tmp_pa
     for mark in expected:
         messages = [each.message for each in found if each.line == mark.line]
         assert any(mark.message in message for message in messages), f"line {mark.line}: {mark.message!r} in {messages}"
+
+
+def test_the_first_programs_that_are_shown_pass_as_printed(checker: str, tmp_path: Path) -> None:
+    for name in ("README.md", "docs/tutorial.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        first = re.search(r"^```python[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        assert first is not None
+        file = tmp_path / "sample.py"
+        file.write_text(first.group(1), encoding="utf-8")
+        assert CHECKERS[checker](file) == [], name

@@ -44,7 +44,7 @@ def cancel(options: argparse.Namespace) -> int:
     if options.output != "table":
         print_one(report, options.output)
     else:
-        print(f"cancelled {len(report['cancelled'])} runs in {report['seconds']:.2f} s", file=sys.stderr)
+        print(f"cancelled {_runs(len(report['cancelled']))} in {report['seconds']:.2f} s", file=sys.stderr)
         for run_id in report["already_ended"]:
             print(f"{run_id} had ended already", file=sys.stderr)
         for stuck in report["stuck"]:
@@ -76,7 +76,7 @@ def _again(options: argparse.Namespace, verb: str, **arguments: object) -> int:
 def delete(options: argparse.Namespace) -> int:
     """Delete a run's tree."""
     count = _perform(options, "delete", run_id=options.run_id)
-    print(f"deleted {count} runs", file=sys.stderr)
+    print(f"deleted {_runs(count)}", file=sys.stderr)
     return DONE
 
 
@@ -113,3 +113,7 @@ def signal(options: argparse.Namespace) -> int:
     _perform(options, "signal", name=options.signal, data=parse_data(options.data))
     print(f"signalled {options.signal}", file=sys.stderr)
     return DONE
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"

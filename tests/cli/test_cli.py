@@ -153,7 +153,7 @@ def test_ended_runs_are_restarted_resumed_deleted_and_pruned(tmp_path: Path) -> 
         assert rotor("runs", "watch", "one", "--plain", cwd=tmp_path).returncode == 1
         again = rotor_json("runs", "restart", "one", cwd=tmp_path)["run_id"]
         assert rotor("runs", "watch", again, cwd=tmp_path).returncode == 1
-        assert "deleted 1 runs" in rotor("runs", "delete", again, cwd=tmp_path).stderr
+        assert "deleted 1 run\n" in rotor("runs", "delete", again, cwd=tmp_path).stderr
         assert [run["run_id"] for run in rotor_json("runs", "ls", cwd=tmp_path)] == ["one"]
         assert rotor_json("runs", "prune", "--older-than", "30d", "--dry-run", cwd=tmp_path)["runs"] == 0
         forked = rotor_json("runs", "fork", "one", "--from", "price", cwd=tmp_path)["run_id"]

@@ -285,3 +285,10 @@ async def upkeep(runtime: Runtime, handle: RunHandle[int]) -> None:
     assert_type(await check_runs("rotor.db", [kept]), CheckReport)
     async with RuntimeView("rotor.db") as view:
         assert_type(await view.runs(error="x"), list[RunInfo])
+
+
+async def where_less_is_asked_for(runtime: Runtime) -> None:
+    print(await runtime.execute(enrich, Contact("a")))
+    anything: Workflow[Contact, object] = enrich
+    handle: RunHandle[object] = await runtime.start(anything, Contact("a"))
+    print(await handle.result())
