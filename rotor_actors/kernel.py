@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
@@ -53,6 +54,8 @@ from rotor_actors.stores.base import Store
 from rotor_actors.threads import Threads
 from rotor_actors.timers import Timers
 from rotor_actors.workflow import Workflow
+
+_logger = logging.getLogger("rotor_actors")
 
 # Fresh runs whose past is not durable yet begin only while fewer effects than this wait for the disk: their first step
 # would have to wait, too, and half-done runs are what the cyclic collector has to visit again and again.
@@ -334,7 +337,12 @@ class Kernel(ABC):
         """Look something up beside the run queue."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._looked_up)
+
+    def _looked_up(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:  # of ours: nobody else would ever tell
+            _logger.critical("looking something up in the store failed: %r", error, exc_info=error)
 
     async def stop_background(self) -> None:
         """Look up nothing any more."""

@@ -60,3 +60,13 @@ async def test_a_step_that_must_look_into_an_unreadable_store_stops_the_runtime_
         store.is_bad = False
         await world.reopen()
         assert await world.result(handle.run_id) == "went on"
+
+
+async def test_an_error_of_ours_beside_the_run_queue_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken() -> None:
+        raise KeyError("a bug")
+
+    async with World(leaf) as world:
+        world.runtime._engine.in_background(broken())  # pyright: ignore[reportPrivateUsage]
+        await world.settle()
+        assert "looking something up in the store failed: KeyError('a bug')" in caplog.text
