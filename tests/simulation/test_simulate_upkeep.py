@@ -222,7 +222,7 @@ async def reporting(ctx: Context) -> int:
 
 
 @simulate(seeds=2, crash="every-commit")
-async def test_the_newest_report_survives_and_a_reader_sees_them_in_order(sim: Simulation) -> None:
+async def test_the_newest_report_of_each_key_survives(sim: Simulation) -> None:
     handle = await sim.runtime.start(reporting, run_id="one")
     await sim.advance("150s")
     known = (await handle.progress())[""].value
