@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rotor_actors.cli.output import MARKS, wants_color
 from rotor_actors.introspection import Introspection
@@ -22,10 +22,20 @@ LARGEST_TREE = 40
 _STYLES = {"queued": "yellow", "running": "blue", "completed": "green", "failed": "red", "cancelled": "dim"}
 
 
+class Progress(NamedTuple):
+    """How many runs of a tree have ended, of those known so far."""
+
+    ended: int
+    known: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.ended // max(1, self.known)} % of {self.known} runs"
+
+
 class Screen(Protocol):
     """Where it is shown."""
 
-    def show(self, said: str, tree: RunTree | None) -> None: ...
+    def show(self, said: str, tree: RunTree | None, done: Progress) -> None: ...
 
 
 async def follow(source: Introspection, run_id: str, *, plain: bool = False) -> RunInfo:
@@ -35,7 +45,9 @@ async def follow(source: Introspection, run_id: str, *, plain: bool = False) -> 
             run = await source.info(run_id)
             counts = await source.count(root=run.root_run_id)
             is_small = sum(counts.values()) <= LARGEST_TREE
-            screen.show(_said(run, counts), await source.tree(run_id) if is_small else None)
+            ended = sum(count for status, count in counts.items() if status.is_terminal)
+            done = Progress(ended, sum(counts.values()))
+            screen.show(_said(run, counts), await source.tree(run_id) if is_small else None, done)
             if run.status.is_terminal:
                 return run
             await asyncio.sleep(LOOK_SECONDS)
@@ -54,7 +66,8 @@ class _Lines:
         self._at = 0.0
         self._owed = ""
 
-    def show(self, said: str, tree: RunTree | None) -> None:
+    def show(self, said: str, tree: RunTree | None, done: Progress) -> None:
+        said = f"{said} ({done})"
         if said == self._last:
             return
         now = time.monotonic()
@@ -73,15 +86,21 @@ class _Lines:
 
 
 class _Rich:
-    """The tree itself, redrawn in place."""
+    """The tree itself, redrawn in place; a progress bar where it is too large for that."""
 
     def __init__(self, live: Any) -> None:
         self._live = live
 
-    def show(self, said: str, tree: RunTree | None) -> None:
+    def show(self, said: str, tree: RunTree | None, done: Progress) -> None:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
         from rich.text import Text
         from rich.tree import Tree
 
+        if tree is None:  # too large to be drawn: how far it is says more
+            bar = ProgressBar(total=done.known, completed=done.ended, width=50)
+            self._live.update(Group(Text(said), bar, Text(str(done))), refresh=True)
+            return
         top = Tree(Text(said))
         todo = [] if tree is None else [(top, child) for child in tree.children]
         while todo:

@@ -18,6 +18,7 @@ def test_run_prints_the_result_on_stdout_and_all_else_on_stderr(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == 6
     assert "1 failed" in done.stderr
+    assert "(100 % of 4 runs)" in done.stderr
 
 
 def test_run_says_by_its_exit_status_how_the_run_ended(tmp_path: Path) -> None:
