@@ -11,14 +11,10 @@ import msgspec
 from rotor_actors.errors import ErrorInfo
 from rotor_actors.payload_json import to_json
 from rotor_actors.records import RunFlag, RunRow, RunStatus
-from rotor_actors.stores.base import StoreReader
 
 Redact: TypeAlias = Callable[[str, str, Any], Any]
 """Is given a workflow's id, what it is (`"input"`, `"result"`, `"headers"`, `"error"`, `"progress"`) and the JSON-like value;
 answers what may be shown."""
-
-Reader: TypeAlias = Callable[[Callable[[StoreReader], Any]], Any]
-"""Reads the store where that blocks nobody."""
 
 _MARKS = {
     RunFlag.RELEASED: "timed out on, runs on",
