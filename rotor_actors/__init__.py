@@ -22,7 +22,7 @@ from rotor_actors.stores.memory import MemoryStore
 from rotor_actors.stores.sqlite import SQLiteStore
 from rotor_actors.stores.transaction import Transaction
 from rotor_actors.views import RunInfo, RunTree, StepInfo, Update
-from rotor_actors.workflow import CancelOn, Cron, EndedRun, Event, Workflow, cron
+from rotor_actors.workflows import CancelOn, Cron, EndedRun, Event, Workflow, cron
 
 __all__ = [
     "Batch",

@@ -13,7 +13,7 @@ from rotor_actors.map_state import MapState
 from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.payload import Codec
 from rotor_actors.records import Kind
-from rotor_actors.workflow import Event, Workflow
+from rotor_actors.workflows import Event, Workflow
 
 NIL = b"\xc0"
 """None, encoded."""

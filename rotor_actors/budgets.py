@@ -37,7 +37,7 @@ from rotor_actors.records import (
 from rotor_actors.run import Run
 from rotor_actors.step_specs import ChargeSpec
 from rotor_actors.stores.schema import SPENT_SPACE
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 MEMBER_SPACE = "budget-member"
 

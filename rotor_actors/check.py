@@ -20,7 +20,7 @@ import msgspec
 from rotor_actors.checking import CheckReport, check_runs
 from rotor_actors.errors import RotorError
 from rotor_actors.runtime import Runtime
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 
 def _values_of(module: object) -> list[object]:

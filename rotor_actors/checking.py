@@ -28,7 +28,7 @@ from rotor_actors.run import Phase, Run
 from rotor_actors.step_task import StepTask
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.sqlite_view import SQLiteView
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 _LONGEST_PAYLOAD = 2**40
 _MOST_SLICES = 10_000

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 from rotor_actors.loop_tasks import Guard
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 # Of a workflow no more step ids than this are noted with their place: ids that are made of data share one place.
 MOST_NOTED_STEPS = 200

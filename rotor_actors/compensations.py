@@ -35,7 +35,7 @@ from rotor_actors.retry import RetryPolicy, RetryRecord
 from rotor_actors.run import Phase, Run
 from rotor_actors.step_specs import RunSpec
 from rotor_actors.undo import UndoNote, find_undo, parameter_codecs
-from rotor_actors.workflow import EndedRun, Workflow
+from rotor_actors.workflows import EndedRun, Workflow
 
 HANDLER = "undo"
 _MOST_HISTORIES = 4

@@ -15,7 +15,7 @@ from rotor_actors.flow.options import FlowControl
 from rotor_actors.ids import is_storable
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.step import InvokeOutcome, Step, charge, invoke_outcome
-from rotor_actors.workflow import Event, Workflow
+from rotor_actors.workflows import Event, Workflow
 
 In = TypeVar("In")
 Out = TypeVar("Out")

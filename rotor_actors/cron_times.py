@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
 
-from rotor_actors.workflow import Cron
+from rotor_actors.workflows import Cron
 
 MOST_MISSED = 1_000
 ON_TIME_SECONDS = 60.0

@@ -10,7 +10,7 @@ from rotor_actors.context import Context
 from rotor_actors.durations import Duration
 from rotor_actors.flow.options import Batch, Debounce, FlowControl, Idempotency, Singleton
 from rotor_actors.retry import RetryPolicy
-from rotor_actors.workflow import DEFAULT_RETRIES, CancelOn, Cron, EndedRun, Workflow
+from rotor_actors.workflows import DEFAULT_RETRIES, CancelOn, Cron, EndedRun, Workflow
 
 In = TypeVar("In")
 Out = TypeVar("Out")

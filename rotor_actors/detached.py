@@ -18,7 +18,7 @@ from rotor_actors.records import Kind, Outcome, OutcomeStatus, RunCreated, RunFl
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_specs import StartSpec
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 
 class Detached(StepFeature):

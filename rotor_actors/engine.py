@@ -59,7 +59,7 @@ from rotor_actors.schedules import Schedules
 from rotor_actors.step_task import StepTask
 from rotor_actors.threads import ThreadCall
 from rotor_actors.transactions import Transactions
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 from supervisors import await_chain
 
 _logger = logging.getLogger("rotor_actors")

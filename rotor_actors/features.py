@@ -13,7 +13,7 @@ from typing import Any
 from rotor_actors.messages import Known, Pending
 from rotor_actors.records import Entry, ItemRow, ItemsDropped, Kind
 from rotor_actors.run import Run
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 
 class Feature:

@@ -12,7 +12,7 @@ from rotor_actors.kernel import Kernel
 from rotor_actors.payload import Codec
 from rotor_actors.records import Entry, RunCreated, RunFlag, RunRow
 from rotor_actors.run import Phase, Run
-from rotor_actors.workflow import EndedRun, Workflow
+from rotor_actors.workflows import EndedRun, Workflow
 
 
 class HandlerInput(msgspec.Struct, frozen=True):

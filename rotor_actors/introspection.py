@@ -28,7 +28,7 @@ from rotor_actors.views import (
     update_of,
 )
 from rotor_actors.waits import Wait, sentence
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 _ALL = 2**62
 

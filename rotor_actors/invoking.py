@@ -31,7 +31,7 @@ from rotor_actors.records import (
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_specs import InvokeSpec
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 
 class Invoking:

@@ -53,7 +53,7 @@ from rotor_actors.run_queue import Fresh, Runnable, RunQueue
 from rotor_actors.stores.base import Store
 from rotor_actors.threads import Threads
 from rotor_actors.timers import Timers
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 _logger = logging.getLogger("rotor_actors")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rotor_actors.access import Access
 from rotor_actors.errors import PayloadError
 from rotor_actors.step_events import checked_name, event_records, payload_annotation
-from rotor_actors.workflow import Event
+from rotor_actors.workflows import Event
 
 
 class Messaging(Access):

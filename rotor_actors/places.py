@@ -16,7 +16,7 @@ from rotor_actors.code_places import place_in
 from rotor_actors.features import Feature
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import ItemPut, ItemRow, Kind
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 SPACE = "place"
 _MOST_PLACES = 4

@@ -8,7 +8,7 @@ from typing import Any
 from rotor_actors.annotations import MISSING, annotations_of
 from rotor_actors.errors import PayloadError, WorkflowDefinitionError
 from rotor_actors.payload import Codec, Codecs
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 # Functions made in a loop are new ones each time: a cache without a bound would keep them all.
 _MOST_FUNCTIONS = 4096

@@ -9,7 +9,7 @@ import msgspec
 
 from rotor_actors.kernel import Kernel, Started
 from rotor_actors.records import EventNote, RunCreated, RunRow, RunStatus
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 
 def start_root(

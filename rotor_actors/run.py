@@ -13,7 +13,7 @@ from rotor_actors.budget_node import BudgetNode
 from rotor_actors.mailbox import Mailbox
 from rotor_actors.messages import AttemptDue, Interrupt, Known, Message
 from rotor_actors.records import History, RunFlag, RunRow
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 from supervisors import ChildTable
 
 _NOT_OWNED = RunFlag.RELEASED | RunFlag.WITHDRAWN

@@ -41,7 +41,7 @@ from rotor_actors.run_loop import RunLoop
 from rotor_actors.run_state import RunState
 from rotor_actors.step_specs import SleepSpec
 from rotor_actors.step_task import StepHost, StepTask
-from rotor_actors.workflow import Event, Workflow
+from rotor_actors.workflows import Event, Workflow
 from supervisors import await_chain
 
 _CLOSING_ROUNDS = 100

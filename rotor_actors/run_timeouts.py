@@ -14,7 +14,7 @@ from rotor_actors.finishing import Finishing
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import ItemRow
 from rotor_actors.run import Run
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 SPACE = "run-timeout"
 

@@ -22,7 +22,7 @@ from rotor_actors.serving import Serving
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
 from rotor_actors.stores.sqlite import SQLiteStore
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 from supervisors import ChildSpec, Restart
 
 

@@ -20,7 +20,7 @@ from rotor_actors.showing import Showing
 from rotor_actors.stores.base import RunQuery, StoreReader
 from rotor_actors.stores.sqlite_view import SQLiteView
 from rotor_actors.waits import Wait
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 if TYPE_CHECKING:
     from rotor_actors.dashboard.window import ServiceJson

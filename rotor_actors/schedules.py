@@ -15,7 +15,7 @@ from rotor_actors.ids import scheduled_run_id
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import EventNote, ItemPut, ItemRow
 from rotor_actors.roots import start_root
-from rotor_actors.workflow import Cron, Workflow
+from rotor_actors.workflows import Cron, Workflow
 
 SPACE = "schedules"
 

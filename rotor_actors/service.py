@@ -19,7 +19,7 @@ from rotor_actors.retention_keeper import RetentionKeeper
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.stores.base import ItemQuery, Store
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 from supervisors import ChildInfo, ChildSpec, MaxRestartsExceeded, Supervisor
 
 _logger = logging.getLogger("rotor_actors")

@@ -11,7 +11,7 @@ from rotor_actors.control import Verb
 from rotor_actors.records import ItemPut, ItemRow, ItemsExpired, Together
 from rotor_actors.showing import AUDIT, Showing
 from rotor_actors.steering import Steering
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 if TYPE_CHECKING:
     from rotor_actors.dashboard.window import ServiceJson

@@ -10,7 +10,7 @@ import msgspec
 
 from rotor_actors.introspection import Introspection
 from rotor_actors.stores.base import ItemQuery
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 if TYPE_CHECKING:
     from rotor_actors.dashboard import Auth, Dashboard, Exposition, Redact

@@ -17,7 +17,7 @@ from rotor_actors.records import RunRow
 from rotor_actors.roots import start_root
 from rotor_actors.step import encode_data, encode_headers
 from rotor_actors.waiting import Waiting
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 In = TypeVar("In")
 Out = TypeVar("Out")

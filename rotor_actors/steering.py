@@ -13,7 +13,7 @@ from rotor_actors.errors import InvokeTargetError, PayloadError
 from rotor_actors.handle import RunHandle
 from rotor_actors.messaging import Messaging
 from rotor_actors.upkeep import Upkeep
-from rotor_actors.workflow import Event, Workflow
+from rotor_actors.workflows import Event, Workflow
 
 
 class Steering(Upkeep, Messaging):

@@ -35,7 +35,7 @@ from rotor_actors.retry import RetryPolicy
 from rotor_actors.step_specs import CancelSpec, ChargeSpec, EndNote, InvokeSpec, JoinSpec, RunSpec, SleepSpec, StartSpec
 from rotor_actors.step_transaction import TransactionSteps
 from rotor_actors.undo import UndoNote, UndoSpec, parameter_codecs, takes, undo_name
-from rotor_actors.workflow import DEFAULT_RETRIES, Workflow
+from rotor_actors.workflows import DEFAULT_RETRIES, Workflow
 
 In = TypeVar("In")
 Out = TypeVar("Out")

@@ -17,7 +17,7 @@ from rotor_actors.payload import Codec
 from rotor_actors.records import Kind, OutcomeStatus
 from rotor_actors.remote_errors import RecordedError, rebuild
 from rotor_actors.step_specs import EventRecord, SendEventSpec, WaitForEventSpec, WaitForSignalSpec
-from rotor_actors.workflow import Event
+from rotor_actors.workflows import Event
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # its stubs come with every type checker

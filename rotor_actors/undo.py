@@ -16,7 +16,7 @@ import msgspec
 
 from rotor_actors.payload import Codec
 from rotor_actors.retry import RetryRecord
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 
 class UndoNote(msgspec.Struct, frozen=True):

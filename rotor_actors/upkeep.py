@@ -24,7 +24,7 @@ from rotor_actors.roots import start_root
 from rotor_actors.run import Phase, Run
 from rotor_actors.starting import Starting
 from rotor_actors.stores.base import EndsQuery, RunQuery
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 _ENDED = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
 _ALL = 2**62

@@ -24,7 +24,7 @@ from supervisors.errors import (
     SupervisorError,
     SupervisorNotRunningError,
 )
-from supervisors.escalation import escalation
+from supervisors.escalations import escalation
 from supervisors.exits import STOPPED, Ending, Exit, ExitKind, classify
 from supervisors.info import ChildCounts, ChildInfo
 from supervisors.intensity import add_restart

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from supervisors import log
 from supervisors.child import Child
 from supervisors.errors import ChildStartError
-from supervisors.escalation import escalation
+from supervisors.escalations import escalation
 from supervisors.exits import Exit
 from supervisors.info import Slot
 

@@ -1,5 +1,6 @@
 """Importing the library brings in what it needs and nothing else. What an import costs is for `benchmarks/`."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,13 @@ def test_import_changes_nothing_in_asyncio() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "package", ["rotor_actors", "rotor_actors.simulation", "rotor_actors.telemetry", "supervisors"]
+)
+def test_no_module_stands_in_the_way_of_a_public_name(package: str) -> None:
+    """Importing `package.name` as a module sets the package's attribute `name`, which then hides what is public."""
+    folder = ROOT.joinpath(*package.split("."))
+    modules = {path.stem for path in folder.iterdir()}
+    assert not modules & set(importlib.import_module(package).__all__)

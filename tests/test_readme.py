@@ -13,7 +13,7 @@ from rotor_actors import RetryPolicy, Runtime, durations, errors
 from rotor_actors import step as steps
 from rotor_actors import threads as worker_threads
 from rotor_actors.kernel import Options
-from rotor_actors.workflow import DEFAULT_RETRIES
+from rotor_actors.workflows import DEFAULT_RETRIES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from rotor_actors.define import workflow
 from rotor_actors.errors import NonRetriableError
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.runtime import Runtime
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 _FILES_PER_PACKAGE = 25
 

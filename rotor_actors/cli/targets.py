@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from rotor_actors.cli.main import UsageError
 from rotor_actors.runtime import Runtime
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 
 def load(target: str) -> Any:

@@ -11,7 +11,7 @@ import msgspec
 from rotor_actors.dashboard.reading import Reader
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.stores.base import RunQuery, StoreReader
-from rotor_actors.workflow import Cron, Workflow
+from rotor_actors.workflows import Cron, Workflow
 
 MINUTES = 60
 NEWEST = 10_000

@@ -11,7 +11,7 @@ import msgspec
 from rotor_actors.dashboard.actions import Action, AuditEntry
 from rotor_actors.dashboard.reading import Reader
 from rotor_actors.exports import ShownTree
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 
 class ServiceJson(msgspec.Struct):

@@ -13,7 +13,7 @@ from rotor_actors.events.waiters import Waiter, Waiters
 from rotor_actors.features import Feature
 from rotor_actors.kernel import Kernel
 from rotor_actors.run import Run
-from rotor_actors.workflow import CancelOn
+from rotor_actors.workflows import CancelOn
 
 _logger = logging.getLogger("rotor_actors")
 

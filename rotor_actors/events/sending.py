@@ -26,7 +26,7 @@ from rotor_actors.roots import start_root
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_specs import EventRecord, SendEventSpec
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 SPACE = "event-ids"
 _PRUNINGS_PER_PERIOD = 24

@@ -24,7 +24,7 @@ from rotor_actors.flow.ticket import SPACE, Ticket, make_ticket
 from rotor_actors.kernel import Kernel, Started
 from rotor_actors.records import ItemPut, ItemRow, ItemsExpired, RunRow, RunStatus
 from rotor_actors.run import Phase, Run
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 ONCE_SPACE = "flow.once"
 NIL = b"\xc0"

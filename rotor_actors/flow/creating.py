@@ -15,7 +15,7 @@ from rotor_actors.flow.ticket import Ticket
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import Entry, RunCreated, RunRow, RunStatus, Together
 from rotor_actors.run import Run
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 
 def create_with_ticket(

@@ -32,7 +32,7 @@ from rotor_actors.records import (
     Together,
 )
 from rotor_actors.run import Run
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 MERGE_SPACE = "flow.merge"
 ELEMENT_SPACE = "flow.batch"

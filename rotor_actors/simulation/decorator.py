@@ -14,7 +14,7 @@ from rotor_actors.simulation.reporting import command_of
 from rotor_actors.simulation.simulation import Simulation
 from rotor_actors.simulation.tape import Tape
 from rotor_actors.simulation.universe import Settings
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 P = ParamSpec("P")
 

@@ -13,7 +13,7 @@ from rotor_actors.simulation.campaign import Campaign, Plan, Result
 from rotor_actors.simulation.errors import InvariantError
 from rotor_actors.simulation.simulation import Simulation
 from rotor_actors.simulation.universe import Settings
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 In = TypeVar("In")
 Out = TypeVar("Out")

@@ -13,7 +13,7 @@ from rotor_actors.simulation.errors import InvariantError
 from rotor_actors.simulation.stubs import Raised, Stub
 from rotor_actors.simulation.trace import Noted, TraceEvent
 from rotor_actors.simulation.universe import Universe
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 _SETTLE_SECONDS = 0.001
 _MOST_LOOKS = 5_000

@@ -15,7 +15,7 @@ from rotor_actors.engine import Engine
 from rotor_actors.messages import Pending
 from rotor_actors.run import Run
 from rotor_actors.step_specs import RunSpec
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 Raised = BaseException | type[BaseException]
 

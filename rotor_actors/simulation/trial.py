@@ -25,7 +25,7 @@ from rotor_actors.simulation.ledger import digest
 from rotor_actors.simulation.plan import Act, AtOnce, Child, Op, Race, RootPlan, RunPlan, Sleep
 from rotor_actors.simulation.ports import EPOCH
 from rotor_actors.simulation.trace import Asked, Event
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 RETRIES = RetryPolicy(2, initial=0.05, factor=1.0, maximum=0.05, jitter=False)
 

@@ -34,7 +34,7 @@ from rotor_actors.simulation.stubs import Stubs
 from rotor_actors.simulation.tape import Tape, Tapes
 from rotor_actors.simulation.waiting import who_waits
 from rotor_actors.simulation.watched_store import is_refusal, watched
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 # How long it takes until somebody starts the process again.
 _DOWN_FROM, _DOWN_TO = 0.001, 2.0

@@ -17,7 +17,7 @@ from rotor_actors.define import workflow
 from rotor_actors.errors import WorkflowCancelledError, WorkflowFailedError, WorkflowTimeoutError
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.simulation.tape import Tape
-from rotor_actors.workflow import Workflow
+from rotor_actors.workflows import Workflow
 
 _QUICK_RETRY = RetryPolicy(max_retries=2, initial="1s", maximum="5s")
 
