@@ -384,3 +384,11 @@ class StoreCorruptedError(StoreError):
 
 class StoreVersionError(StoreError):
     """The file was written by a newer version of this library."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database cannot be reached, or was lost; the message says what was tried, and what to do."""
+
+
+class ReplicaFencedError(StoreError):
+    """This replica's lease ran out and its runs were given to others: nothing it does is recorded any more."""

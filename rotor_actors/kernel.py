@@ -13,7 +13,7 @@ import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -50,7 +50,9 @@ from rotor_actors.remote_errors import record
 from rotor_actors.retention import Retention
 from rotor_actors.run import Canceller, Phase, Run
 from rotor_actors.run_queue import Fresh, Runnable, RunQueue
+from rotor_actors.sharing import Sharing
 from rotor_actors.stores.base import Store
+from rotor_actors.stores.shared import SharedStore, is_shared
 from rotor_actors.threads import Threads
 from rotor_actors.timers import Timers
 from rotor_actors.workflows import Workflow
@@ -130,6 +132,7 @@ class Kernel(ABC):
         self.observers = ports.observers
         if self.observers:
             self.journal.watch(self._committed, ports.clock.monotonic)
+        self.sharing = Sharing(cast(SharedStore, ports.store), self.journal) if is_shared(ports.store) else None
         self.timers = Timers(ports.clock)
         self.threads = Threads()
         self.tree = LiveTree(last_numbers[0])

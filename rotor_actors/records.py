@@ -100,8 +100,16 @@ class RunFlag(IntEnum):
     """Some step of it says how it is undone: if it fails or is cancelled, a run of its own does that."""
     REPORTS = 256
     """It has reported something of itself, which its replay must not report again."""
+    UNSEEN = 512
+    """Many replicas: it has ended, and its parent, which another replica owns, has not been told: to the parent it runs."""
+    WHOLE = 1024
+    """Many replicas: its tree is owned by one replica, because something in memory belongs to all of it (a budget)."""
     DAMAGED = 32
     """The store found that a payload does not match its checksum, and left the payloads out."""
+
+
+STICKY_FLAGS = RunFlag.RELEASED | RunFlag.WITHDRAWN
+"""What a parent says of a child that another replica owns: a snapshot of that replica's, which may be older, keeps it."""
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -319,6 +327,106 @@ class RunsDeleted(msgspec.Struct, tag=True):
     seq: int = 0
 
 
+# What only stores for many replicas know (`stores.shared`).
+
+
+class MailKind(StrEnum):
+    """What a message says that crosses replicas."""
+
+    ENDED = "ended"
+    """To a parent, or to whoever watches: the run whose number is the body has ended."""
+    CANCEL = "cancel"
+    """To a run: it is to be cancelled; its row says so, too."""
+    RELEASE = "release"
+    """To a child: its parent timed out on it."""
+    EVENT = "event"
+    SIGNAL = "signal"
+    START = "start"
+    LEFT = "left"
+    """To the coordinator: the run whose number is the body has left its line."""
+    REPLY = "reply"
+
+
+COORDINATOR = 0
+"""The address of whichever replica is the coordinator. A run's address is its number, a replica's its own, negative."""
+
+
+class MailSent(msgspec.Struct, tag=True, gc=False):
+    """A message for what another replica owns. One to a run that has ended, or a replica that is gone, is dropped.
+
+    `once`: a name that no other message which is still there has; only in a conditional commit.
+    """
+
+    to: int
+    kind: MailKind
+    body: bytes | None = None
+    once: str | None = None
+    seq: int = 0
+
+
+class MailTaken(msgspec.Struct, tag=True):
+    """The messages of these numbers were acted on, by what is in the same entry."""
+
+    ids: list[int]
+    seq: int = 0
+
+
+class RunsReleased(msgspec.Struct, tag=True):
+    """These runs have no owner any more: any replica that can run them may claim them.
+
+    `is_parked`: not before their `wake_at`, or a message to them. `to_coordinator`: only the coordinator may.
+    """
+
+    ns: list[int]
+    is_parked: bool = False
+    to_coordinator: bool = False
+    seq: int = 0
+
+
+class CancelRequested(msgspec.Struct, tag=True):
+    """Whoever owns these runs, or claims them, is to cancel them; those that have ended stay as they are.
+
+    `body` is the encoded `CancelNote`; each gets a message of kind CANCEL with it. `withdrawn` is marked so at once.
+    """
+
+    ns: list[int]
+    body: bytes
+    withdrawn: int | None = None
+    seq: int = 0
+
+
+class CancelNote(msgspec.Struct, frozen=True):
+    reason: str = ""
+    is_withdrawn: bool = False
+
+
+class FlagsAdded(msgspec.Struct, tag=True, gc=False):
+    """Marks on a run that this replica need not own."""
+
+    n: int
+    flags: int
+    seq: int = 0
+
+
+class EndSeen(msgspec.Struct, tag=True, gc=False):
+    """The parent of run `n` has been told of its end: in its journal, the end stands at `end_seq`."""
+
+    n: int
+    end_seq: int
+    seq: int = 0
+
+
+class RunWatched(msgspec.Struct, tag=True, gc=False):
+    """When run `n` ends, `to` gets a message of kind ENDED; at once, if it has ended."""
+
+    n: int
+    to: int
+    seq: int = 0
+
+
+SharedFact: TypeAlias = MailSent | MailTaken | RunsReleased | CancelRequested | FlagsAdded | EndSeen | RunWatched
+
+
 class Together(msgspec.Struct, tag=True):
     """Entries of which a crash leaves all or none."""
 
@@ -328,7 +436,15 @@ class Together(msgspec.Struct, tag=True):
 
 ItemFact: TypeAlias = ItemPut | ItemDropped | ItemsDropped | ItemsExpired
 Fact: TypeAlias = (
-    RunCreated | RunAmended | RunChanged | StepRecorded | RunsCancelled | RunRested | RunsDeleted | ItemFact
+    RunCreated
+    | RunAmended
+    | RunChanged
+    | StepRecorded
+    | RunsCancelled
+    | RunRested
+    | RunsDeleted
+    | ItemFact
+    | SharedFact
 )
 Entry: TypeAlias = Fact | Together
 

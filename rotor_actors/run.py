@@ -31,6 +31,9 @@ class Phase(Enum):
     LOADING = "loading"
     LOADED = "loaded"
     ACTIVE = "active"
+    REMOTE = "remote"
+    """Another replica owns it, or nobody does: it stands here, without a life of its own, as a child of a run that is
+    ours. What becomes of it comes by mail."""
     ENDED = "ended"
 
 

@@ -193,23 +193,23 @@ class MemoryStore:
         return [run.copy() for run in chosen[: query.limit]]
 
     def live_runs(self) -> list[LiveRun]:
-        return [
-            LiveRun(run.copy(), newest_seq(self.steps(n), (child.end_seq for child in self._children_of(n))))
-            for n, run in self._runs.items()
-            if not run.status.is_terminal
-        ]
+        return [self._live(run) for run in self._runs.values() if not run.status.is_terminal]
+
+    def _live(self, run: RunRow) -> LiveRun:
+        ends = (child.end_seq for child in self._children_of(run.n) if _has_seen_end(child))
+        return LiveRun(run.copy(), newest_seq(self.steps(run.n), ends))
 
     def histories(self, ns: list[int]) -> dict[int, History]:
         return {n: self._history(n) for n in ns}
 
     def _history(self, n: int) -> History:
         steps = [step for step in self.steps(n) if not is_map_child(step.key)]
-        children = [_child(run) for run in self._children_of(n) if run.ended_at is None or not _is_of_map(run)]
+        children = [_child(run) for run in self._children_of(n) if not _has_seen_end(run) or not _is_of_map(run)]
         return History(steps, children)
 
     def child_ends(self, query: EndsQuery) -> list[StepRow | ChildRow]:
         steps = (step for step in self.steps(query.n) if is_wanted(query, step.key, place_of(step)))
-        ended = (_child(run) for run in self._children_of(query.n) if run.end_seq is not None and _is_of_map(run))
+        ended = (_child(run) for run in self._children_of(query.n) if _has_seen_end(run) and _is_of_map(run))
         return merged_ends(query, steps, (child for child in ended if is_wanted(query, child.key, place_of(child))))
 
     def _children_of(self, n: int) -> list[RunRow]:
@@ -261,10 +261,20 @@ def _place(item: ItemRow) -> tuple[int, str]:
 def _child(run: RunRow) -> ChildRow:
     assert run.parent_n is not None
     assert run.parent_key is not None
+    if not _has_seen_end(run):
+        return ChildRow(
+            run.n, run.parent_n, run.run_id, run.workflow_id, run.parent_key, run.generation, RunStatus.RUNNING,
+            run.flags, None, None, None, None,
+        )  # fmt: skip
     return ChildRow(
         run.n, run.parent_n, run.run_id, run.workflow_id, run.parent_key, run.generation, run.status, run.flags,
         run.ended_at, run.end_seq, run.result, run.error,
     )  # fmt: skip
+
+
+def _has_seen_end(run: RunRow) -> bool:
+    """It has ended, and to its parent, too."""
+    return run.end_seq is not None and not run.flags & RunFlag.UNSEEN
 
 
 def _is_of_map(run: RunRow) -> bool:
