@@ -36,6 +36,19 @@ class Feature:
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
         """The run tree is built, and nothing goes on yet: take over the items of each space, in their order."""
 
+    def taken_in(self, runs: list[Run], items: Mapping[str, list[ItemRow]]) -> None:
+        """Many replicas: these runs are ours from now on, parents before children, and in the tree; none goes on yet.
+
+        `items`: those that they own, of each of the feature's spaces, in their order. Called again and again; `open`
+        is not called there at all.
+        """
+
+    def released(self, runs: list[Run]) -> None:
+        """Many replicas: these runs, which have not ended, are not ours any more: forget what is in memory of them.
+
+        Nothing may be appended; their items stay in the store, and go to whoever takes them in.
+        """
+
     def drain(self) -> None:
         """The runtime is about to close, and accepts nothing new."""
 
@@ -134,6 +147,14 @@ class Features:
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
         for feature in self._all:
             feature.open({space: items[space] for space in feature.spaces})
+
+    def taken_in(self, runs: list[Run], items: Mapping[str, list[ItemRow]]) -> None:
+        for feature in self._all:
+            feature.taken_in(runs, {space: items.get(space, []) for space in feature.spaces})
+
+    def released(self, runs: list[Run]) -> None:
+        for feature in self._all:
+            feature.released(runs)
 
     def drain(self) -> None:
         for feature in self._all:

@@ -36,14 +36,26 @@ FULL_RETRY_SECONDS = 0.5
 class _Batch:
     """What goes into one commit, and the effects that wait for it."""
 
-    __slots__ = ("effects", "entries", "last_seq")
+    __slots__ = ("attempt", "effects", "entries", "last_seq")
 
     def __init__(self, last_seq: int) -> None:
         self.entries: list[Entry] = []
         self.effects: list[Callable[[], None]] = []
+        self.attempt: _Attempt | None = None
+        """It is a commit of its own, which the store may refuse."""
         self.last_seq = last_seq
         """Its newest entry, or while it has none, the newest before it: so that an effect that waits for an older
         entry goes to the batch that holds that entry, never to one that may stay empty."""
+
+
+class _Attempt:
+    """A conditional commit, and what is to be done at once if it is accepted."""
+
+    __slots__ = ("accepted", "answer")
+
+    def __init__(self, accepted: Callable[[], None]) -> None:
+        self.accepted = accepted
+        self.answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
 
 class Journal:
@@ -76,6 +88,8 @@ class Journal:
         self.durable_seq = last_seq
         self._batches: deque[_Batch] = deque([_Batch(last_seq)])
         self._rests: dict[int, RunRested] = {}
+        self._conditional: Callable[[list[Entry]], bool] | None = getattr(store, "try_commit", None)
+        self._attempts: set[_Attempt] = set()
         self._wake = asyncio.Event()
         self._flushers: dict[asyncio.Future[None], int] = {}  # in the order in which they came
         self._impatient: set[asyncio.Future[None]] = set()
@@ -132,6 +146,49 @@ class Journal:
             act = batch.entries[before:]
             if len(act) > 1:
                 batch.entries[before:] = [Together(act, batch.last_seq)]
+
+    def witness(self, seq: int) -> None:
+        """An entry of this number is in the store, by whomever: what is appended from now on has greater ones.
+
+        To be called before anything is appended for runs of which it is the newest.
+        """
+        if seq > self.last_seq:
+            self.last_seq = seq
+            self.append(Together([]))  # when this is durable, `durable_seq` has come as far
+
+    async def attempt(self, entries: list[Entry], accepted: Callable[[], None] = lambda: None) -> bool:
+        """Commit these entries by themselves, in order with what else is appended, unless the store refuses them.
+
+        A shared store does so when a run id among them is taken, or the `once` of a message: then nothing of them is
+        recorded, and False comes back; read the store. True: they are durable. `accepted` is called at once when it
+        is known, whatever has become of the caller: let it put into memory what is in the store now. On a store with
+        one owner they are appended, which nothing can refuse.
+
+        Raises:
+            StoreError: a commit failed; whether this one is durable is unknown.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self._conditional is None:
+            with self.one_act():
+                for entry in entries:
+                    self.append(entry)
+                accepted()
+            await self.durable(self.last_seq)
+            return True
+        attempt = _Attempt(accepted)
+        for entry in entries:
+            self.last_seq = entry.seq = self.last_seq + 1
+        batch = self._batches[-1]
+        if batch.entries or batch.attempt is not None:
+            batch = _Batch(self.last_seq)
+            self._batches.append(batch)
+        batch.entries, batch.attempt, batch.last_seq = [Together(entries, self.last_seq)], attempt, self.last_seq
+        self._batches.append(_Batch(self.last_seq))
+        self._attempts.add(attempt)
+        self.kick()
+        # Whoever asked may be cancelled: the commit is made all the same.
+        return await asyncio.shield(attempt.answer)
 
     def note_rest(self, n: int, rest_seq: int, wake_at: float | None) -> None:
         """Run `n` is at rest: write so with a commit that holds `rest_seq`, and recovery need not replay it.
@@ -227,11 +284,12 @@ class Journal:
         batch = self._batches[0]  # stays there, to be found by when_durable while it is being committed
         if len(self._batches) == 1:
             self._batches.append(_Batch(batch.last_seq))
-        entries = batch.entries + self._take_rests(batch.last_seq)
+        attempt = batch.attempt
+        entries = batch.entries if attempt is not None else batch.entries + self._take_rests(batch.last_seq)
         self._is_committing = True
         began = self._monotonic()
         try:
-            await self._write(entries)
+            is_written = await self._write(entries, is_attempt=attempt is not None)
         except StoreError as error:
             self.fail(error)
             return
@@ -239,18 +297,34 @@ class Journal:
             self._is_committing = False
         self._batches.popleft()
         self.durable_seq = max(self.durable_seq, batch.last_seq)
+        if attempt is not None:
+            self._answer(attempt, is_written)
         self.effects_waiting -= len(batch.effects)
         self._release(batch.effects)
         if self._is_direct:
             self._tell()
-        if self._on_committed is not None:
+        if self._on_committed is not None and is_written:
             self._on_committed(entries, self._monotonic() - began)
 
-    async def _write(self, entries: list[Entry]) -> None:
+    def _answer(self, attempt: _Attempt, is_written: bool) -> None:
+        self._attempts.discard(attempt)
+        if is_written:
+            attempt.accepted()
+        if not attempt.answer.done():
+            attempt.answer.set_result(is_written)
+
+    def _commit(self, entries: list[Entry], is_attempt: bool) -> bool:
+        if is_attempt and self._conditional is not None:
+            return self._conditional(entries)
+        self._store.commit(entries)
+        return True
+
+    async def _write(self, entries: list[Entry], *, is_attempt: bool) -> bool:
+        """Says whether they are durable; False of an attempt that was refused."""
         while True:
             try:
                 async with self.commit_lock.reader_lock:
-                    await self._executor.call(lambda: self._store.commit(entries))
+                    is_written = await self._executor.call(lambda: self._commit(entries, is_attempt))
             except StoreFullError as error:
                 # Refused as a whole: nothing is lost as long as we hold it. Nothing new is let in meanwhile.
                 if not self.is_full:
@@ -267,7 +341,7 @@ class Journal:
                 if self.is_full:
                     _logger.warning("there is room on the disk again")
                 self.is_full = False
-                return
+                return is_written
 
     def _take_rests(self, upto_seq: int) -> list[Entry]:
         taken: list[Entry] = [rest for rest in self._rests.values() if rest.rest_seq <= upto_seq]
@@ -291,6 +365,10 @@ class Journal:
         for waiter in self._flushers:
             if not waiter.done():
                 waiter.set_exception(error)
+        for attempt in self._attempts:
+            if not attempt.answer.done():
+                attempt.answer.set_exception(error)
+                attempt.answer.exception()  # its caller may be gone
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:
