@@ -183,7 +183,8 @@ class Journal:
         if batch.entries or batch.attempt is not None:
             batch = _Batch(self.last_seq)
             self._batches.append(batch)
-        batch.entries, batch.attempt, batch.last_seq = [Together(entries, self.last_seq)], attempt, self.last_seq
+        together: list[Entry] = [Together(entries, self.last_seq)]
+        batch.entries, batch.attempt, batch.last_seq = together, attempt, self.last_seq
         self._batches.append(_Batch(self.last_seq))
         self._attempts.add(attempt)
         self.kick()
@@ -319,7 +320,7 @@ class Journal:
         self._store.commit(entries)
         return True
 
-    async def _write(self, entries: list[Entry], *, is_attempt: bool) -> bool:
+    async def _write(self, entries: list[Entry], *, is_attempt: bool = False) -> bool:
         """Says whether they are durable; False of an attempt that was refused."""
         while True:
             try:
