@@ -73,35 +73,47 @@ class MemoryStore:
     def commit(self, entries: list[Entry]) -> None:
         facts = list(flatten(entries))
         self._refuse_known_ids(facts)
-        for entry in facts:
-            match entry:
-                case RunCreated():
-                    self._create(entry.run)
-                case RunAmended():
-                    run = self._runs[entry.run.n]
-                    run.input, run.headers, run.event = entry.run.input, entry.run.headers, entry.run.event
-                case RunChanged():
-                    self._runs[entry.run.n] = entry.run.copy()
-                case StepRecorded():
-                    self._steps[entry.step.n].append(entry.step)
-                case RunsCancelled():
-                    self._cancel(entry)
-                case RunRested():
-                    run = self._runs[entry.n]
-                    run.rest_seq, run.wake_at = entry.rest_seq, entry.wake_at
-                case RunsDeleted():
-                    for n in entry.ns:
-                        self._delete(n)
-                case ItemPut() | ItemDropped() | ItemsDropped() | ItemsExpired():
-                    self._keep_items(entry)
+        for fact in facts:
+            self._apply(fact)
         self._last_seq = max([self._last_seq, *(entry.seq for entry in entries)])
 
+    def _apply(self, fact: Fact) -> None:
+        match fact:
+            case RunCreated():
+                self._create(fact.run)
+            case RunAmended():
+                run = self._runs[fact.run.n]
+                run.input, run.headers, run.event = fact.run.input, fact.run.headers, fact.run.event
+            case RunChanged():
+                self._runs[fact.run.n] = fact.run.copy()
+            case StepRecorded():
+                self._steps[fact.step.n].append(fact.step)
+            case RunsCancelled():
+                self._cancel(fact)
+            case RunRested():
+                run = self._runs[fact.n]
+                run.rest_seq, run.wake_at = fact.rest_seq, fact.wake_at
+            case RunsDeleted():
+                for n in fact.ns:
+                    self._delete(n)
+            case ItemPut() | ItemDropped() | ItemsDropped() | ItemsExpired():
+                self._keep_items(fact)
+            case _:
+                pass  # of a shared store
+
     def _refuse_known_ids(self, facts: list[Fact]) -> None:
+        known = self._known_id(facts)
+        if known is not None:
+            raise StoreError(f"run id {known} is in the store already")
+
+    def _known_id(self, facts: list[Fact]) -> str | None:
+        """A run id that would be there twice."""
         created = Counter(entry.run.run_id for entry in facts if isinstance(entry, RunCreated))
         freed = {n for entry in facts if isinstance(entry, RunsDeleted) for n in entry.ns}
         for run_id, times in created.items():
             if times > 1 or self._by_id.get(run_id, -1) not in (-1, *freed):
-                raise StoreError(f"run id {run_id} is in the store already")
+                return run_id
+        return None
 
     def _create(self, run: RunRow) -> None:
         self._runs[run.n] = run.copy()
