@@ -60,6 +60,8 @@ class RowBatch:
                     self._delete(entry.ns)
                 case ItemPut() | ItemDropped() | ItemsDropped() | ItemsExpired():
                     self.items.add(entry)
+                case _:
+                    pass  # what only shared stores know
 
     def _amend(self, run: RunRow) -> None:
         created = self.created.get(run.n)
