@@ -123,6 +123,11 @@ class Runtime(Serving):
         """Those that it was given."""
         return self._workflows
 
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """What it stands on."""
+        return (self._ports.store,)
+
     async def __aenter__(self) -> Runtime:
         if self._service is not None:
             raise RuntimeStateError("this runtime is open already, or was; make a new one")

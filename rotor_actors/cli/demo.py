@@ -17,7 +17,8 @@ from typing import Any
 
 from rotor_actors.cli.live import follow
 from rotor_actors.cli.main import DONE, UsageError
-from rotor_actors.cli.serving import serve_app, stopping
+from rotor_actors.cli.serving import serve_app
+from rotor_actors.cli.stopping import stopping
 from rotor_actors.context import Context
 from rotor_actors.define import workflow
 from rotor_actors.errors import NonRetriableError

@@ -108,7 +108,15 @@ def _add_serve(commands: Any) -> None:
     serve = _command(commands, "serve", "serving", "serve", "keep a runtime open until it is told to stop")
     serve.add_argument("app", metavar="MODULE:APP", help="a Runtime, a function that makes one, or workflows")
     serve.add_argument("--host", default="127.0.0.1", help="where the dashboard listens (default: this machine only)")
-    serve.add_argument("--port", type=int, default=None, help="serve the dashboard and the probes there")
+    serve.add_argument(
+        "--port", type=int, default=None,
+        help="serve the dashboard and the probes there; with --replicas the second one at the next port, and so on",
+    )  # fmt: skip
+    serve.add_argument(
+        "--replicas", type=int, default=None, metavar="N",
+        help="keep N processes of it alive, over one store that they share",
+    )  # fmt: skip
+    serve.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # stop at the end of the input
 
 
 def _add_runs(commands: Any) -> None:

@@ -6,30 +6,33 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from rotor_actors.cli.main import DONE, UsageError
+from rotor_actors.cli.replicating import serve_replicas
+from rotor_actors.cli.stopping import stop_at_end_of_input, stopping
 from rotor_actors.cli.targets import load_runtime
 from rotor_actors.runtime import Runtime
 from rotor_actors.runtime_view import RuntimeView
 
-_KILLED = 130
-
 
 def serve(options: argparse.Namespace) -> int:
-    """Keep a runtime open until SIGTERM or Ctrl-C."""
+    """Keep a runtime open until SIGTERM or Ctrl-C; or with `--replicas` that many, each in a process of its own."""
     runtime = load_runtime(options.app, options.store)
+    if options.replicas is not None:
+        return serve_replicas(runtime, options)
     asyncio.run(_serve(runtime, options))
     return DONE
 
 
 async def _serve(runtime: Runtime, options: argparse.Namespace) -> None:
     async with stopping() as stop, runtime:
+        if options.supervised:
+            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop_at_end_of_input, stop)
         print(f"serving {options.app}, pid {os.getpid()}", file=sys.stderr, flush=True)
         if options.port is None:
             await stop.wait()
@@ -46,28 +49,6 @@ def dashboard(options: argparse.Namespace) -> int:
 
     asyncio.run(show())
     return DONE
-
-
-@asynccontextmanager
-async def stopping() -> AsyncGenerator[asyncio.Event]:
-    """An event that is set by SIGTERM or Ctrl-C. The second one ends the process at once: the store is made for that."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def told() -> None:
-        if stop.is_set():
-            os._exit(_KILLED)
-        print("stopping; once more ends at once, and nothing is lost by that either", file=sys.stderr, flush=True)
-        stop.set()
-
-    signals = [signal.SIGTERM, signal.SIGINT]
-    for each in signals:
-        loop.add_signal_handler(each, told)
-    try:
-        yield stop
-    finally:
-        for each in signals:
-            loop.remove_signal_handler(each)
 
 
 async def serve_app(
