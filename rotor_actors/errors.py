@@ -39,12 +39,14 @@ __all__ = [
     "SignalTimeoutError",
     "StepFailedError",
     "StepRefusedError",
+    "StepRunnerError",
     "StepTimeoutError",
     "StoreCorruptedError",
     "StoreError",
     "StoreFullError",
     "StoreLockedError",
     "StoreVersionError",
+    "WorkerLostError",
     "WorkflowCancelledError",
     "WorkflowDefinitionError",
     "WorkflowError",
@@ -203,6 +205,24 @@ class StepRefusedError(RotorError):
 
 class NonRetriableError(RotorError):
     """Raised by user code: do not retry, neither this step nor this run."""
+
+
+class StepRunnerError(NonRetriableError):
+    """A step cannot be executed by the runner that was asked for: no runner has that name, its function cannot be
+    imported elsewhere, or its arguments cannot be pickled. Nothing was submitted."""
+
+
+class WorkerLostError(RotorError):
+    """The process or the machine that executed a step has died. Whether the step had its effect is not known: `retries`
+    execute it again.
+
+    Attributes:
+        exit_code: of the process, where it is known; negative: the signal that ended it.
+    """
+
+    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class RetryAfterError(RotorError):

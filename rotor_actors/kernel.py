@@ -12,7 +12,7 @@ import contextvars
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -51,6 +51,7 @@ from rotor_actors.retention import Retention
 from rotor_actors.run import Canceller, Phase, Run
 from rotor_actors.run_queue import Fresh, Runnable, RunQueue
 from rotor_actors.sharing import Sharing
+from rotor_actors.step_runner import StepRunner
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.shared import SharedStore, is_shared
 from rotor_actors.threads import Threads
@@ -93,6 +94,7 @@ class Ports(msgspec.Struct):
     writer: Executor
     reader: Executor
     observers: Observers = msgspec.field(default_factory=lambda: Observers(()))
+    step_runners: dict[str, StepRunner] = {}
 
 
 class Started(NamedTuple):
@@ -135,6 +137,7 @@ class Kernel(ABC):
         self.sharing = Sharing(cast(SharedStore, ports.store), self.journal) if is_shared(ports.store) else None
         self.timers = Timers(ports.clock)
         self.threads = Threads()
+        self.step_runners: Mapping[str, StepRunner] = ports.step_runners
         self.tree = LiveTree(last_numbers[0])
         self.admission = Admission(options.max_active_runs)
         self.gate = Gate(self)

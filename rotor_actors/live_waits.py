@@ -99,7 +99,7 @@ def _step(actor: RunActor, pending: Pending) -> Wait:
     if step.task is None:
         return Wait(Reason.STEP_RETRY, pending.step_id, step.began_at, step.retry_at, count=step.attempts)
     due = None if step.began_at is None or step.attempts > 1 else step.began_at + step.spec.timeout
-    return Wait(Reason.STEP, pending.step_id, step.began_at, due, count=step.attempts)
+    return Wait(Reason.STEP, pending.step_id, step.began_at, due, count=step.attempts, target=step.runner)
 
 
 def _child(child: Run) -> Wait:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from rotor_actors.observing import Observer, Observers
 from rotor_actors.retention import Retention
 from rotor_actors.service import Service
 from rotor_actors.serving import Serving
+from rotor_actors.step_runner import StepRunner, checked_runners
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
 from rotor_actors.stores.sqlite import SQLiteStore
@@ -48,9 +49,11 @@ class Runtime(Serving):
         remember_event_ids: for how long an event that is sent with the same id again is not delivered again.
         observers: are shown what becomes durable: see `rotor_actors.telemetry` for traces, metrics and log fields.
         retention: how long runs are kept after their end, e.g. `Retention(completed="7d")`; None for ever.
+        step_runners: who executes heavy steps, by name: `{"cpu": ProcessPoolRunner(max_workers=4)}` (see
+            `rotor_actors.runners`) for `step.run(…, runner="cpu")`. They are this runtime's, which closes them.
         clock, ids, rng: time, new run ids and chance, for tests.
-        executor: makes, by name, what the store's blocking calls are made in; one for writing, one for reading. None:
-            a thread each.
+        executor: makes, by name, what the store's blocking calls (not steps) are made in; one for writing, one for
+            reading. None: a thread each.
 
     Raises (on entering):
         StoreLockedError, StoreVersionError, StoreCorruptedError, StoreError: the store cannot be used, and why.
@@ -86,6 +89,7 @@ class Runtime(Serving):
         control: bool = True,
         remember_event_ids: Duration = "24h",
         observers: Iterable[Observer] = (),
+        step_runners: Mapping[str, StepRunner] | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
         rng: random.Random | None = None,
@@ -114,6 +118,7 @@ class Runtime(Serving):
             writer=make("rotor-writer"),
             reader=make("rotor-reader"),
             observers=Observers(observers),
+            step_runners=checked_runners(step_runners),
         )
         self._workflows = _checked_workflows(workflows)
         self._has_control = control and isinstance(chosen, SQLiteStore) and chosen.is_on_disk and is_possible()

@@ -101,6 +101,7 @@ class Service:
             if self._engine is not None:
                 self._stop_everything(_closed())
             await self._stop_services()
+            await self._close_runners()
             await self._release_store()
             raise
         self._watcher = asyncio.get_running_loop().create_task(self._watch_services())
@@ -191,6 +192,7 @@ class Service:
             if detach is not None:
                 detach(self.settle)
             await self._stop_services()
+            await self._close_runners()
             engine.journal.leave_nobody_waiting(_closed_while_full() if engine.journal.is_full else _closed())
             async with engine.journal.commit_lock.writer_lock:
                 await self._release_store()
@@ -245,6 +247,13 @@ class Service:
             failure = StoreError(f"a service of the runtime failed again and again, so it stops: {error}")
             failure.__cause__ = error
             self._failed(failure)
+
+    async def _close_runners(self) -> None:
+        for name, runner in self._ports.step_runners.items():
+            try:
+                await runner.close()
+            except Exception as error:
+                _logger.error("step runner %r could not be closed: %s", name, error, exc_info=error)
 
     async def _stop_services(self) -> None:
         if self._watcher is not None:

@@ -130,6 +130,7 @@ class Step(TransactionSteps):
         retries: int | RetryPolicy | None = ...,
         undo: Callable[[*Ts, T], object] | None = ...,
         undo_retries: int | RetryPolicy = ...,
+        runner: str | None = ...,
     ) -> T: ...
 
     @overload
@@ -142,6 +143,7 @@ class Step(TransactionSteps):
         retries: int | RetryPolicy | None = ...,
         undo: Callable[[*Ts, T], object] | None = ...,
         undo_retries: int | RetryPolicy = ...,
+        runner: str | None = ...,
     ) -> T: ...
 
     async def run(  # type: ignore[misc]  # mypy cannot see that Any takes what a TypeVarTuple does
@@ -153,6 +155,7 @@ class Step(TransactionSteps):
         retries: int | RetryPolicy | None = None,
         undo: Callable[..., object] | None = None,
         undo_retries: int | RetryPolicy = DEFAULT_RETRIES,
+        runner: str | None = None,
     ) -> Any:
         """Do something to the world, at least once, and record its outcome, exactly once.
 
@@ -171,12 +174,17 @@ class Step(TransactionSteps):
                 their own, newest first. It must be found again by its name: a function at the top of a module, or one
                 named in `@workflow(undos=[…])`. The arguments are stored by the annotations of its parameters.
             undo_retries: how often the undo is tried again; `timeout` caps it, too.
+            runner: who executes the body, by the name it has in `Runtime(step_runners=…)`: other processes, say, for
+                what would keep this one busy. None: this process. The function must be importable by its name, the
+                arguments and the result go through pickle on the way. The undo is executed here in any case.
 
         Raises:
             Exception: what the body raised, rebuilt from the journal; `StepFailedError` where it cannot be rebuilt.
             StepTimeoutError: the body took too long.
             PayloadError: the result cannot be stored and given back unaltered.
             NonDeterminismError: the journal holds another kind of step under this key.
+            StepRunnerError: the runner cannot execute it: unknown, or the function or an argument cannot go there.
+            WorkerLostError: the process that executed it has died.
 
         When the scope that waits here is cancelled, the body of the step is interrupted and nothing is recorded.
         """
@@ -187,6 +195,7 @@ class Step(TransactionSteps):
             policy=None if retries is None else RetryPolicy.of(retries),
             codec=self._body.step_codec(fn),
             undo=None if undo is None else self._undo_spec(id, undo, args, timeout, undo_retries),
+            runner=None if runner is None else _checked_runner(self._body, id, runner),
         )
         asked = self._body.ask(checked_step_id(id), Kind.RUN, "", spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
@@ -719,6 +728,14 @@ def _checked_callable(body: Body, id: str, fn: Callable[..., Any]) -> Callable[.
             f"got {type(fn).__name__}, which is what calling it gave"
         )
     return fn
+
+
+def _checked_runner(body: Body, id: str, runner: str) -> str:
+    if not isinstance(runner, str) or not runner:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"{body.where}: step {id!r}: runner must be a name from Runtime(step_runners={{…}}), e.g. 'cpu'; got {runner!r}"
+        )
+    return runner
 
 
 def _checked_workflow(body: Body, id: str, workflow: Workflow[In, Out]) -> Workflow[In, Out]:

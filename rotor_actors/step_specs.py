@@ -24,6 +24,7 @@ class RunSpec(msgspec.Struct, frozen=True):
     policy: RetryPolicy | None
     codec: Codec
     undo: UndoSpec | None = None
+    runner: str | None = None
 
 
 class InvokeSpec(msgspec.Struct, frozen=True, gc=False):

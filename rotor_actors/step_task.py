@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from rotor_actors.durations import humanize
-from rotor_actors.errors import ErrorInfo, PayloadError, StepFailedError, StepTimeoutError
+from rotor_actors.errors import ErrorInfo, PayloadError, StepFailedError, StepRunnerError, StepTimeoutError
 from rotor_actors.execution import Execution, gives_coroutine, is_async
 from rotor_actors.messages import Pending
 from rotor_actors.observing import Observers
 from rotor_actors.records import Outcome, OutcomeStatus
 from rotor_actors.retry import is_retriable, next_delay, retry_after
 from rotor_actors.run import Run
+from rotor_actors.step_runner import StepCall, StepRunner
 from rotor_actors.step_specs import RunSpec
 from rotor_actors.threads import ThreadCall, Threads
 from rotor_actors.timers import Timers
@@ -28,6 +29,7 @@ class StepHost(Protocol):
 
     timers: Timers
     threads: Threads
+    step_runners: Mapping[str, StepRunner]
     grace: float
     observers: Observers
 
@@ -103,6 +105,11 @@ class StepTask:
         return self._task
 
     @property
+    def runner(self) -> str:
+        """The name of who executes it; "" in this process."""
+        return self.spec.runner or ""
+
+    @property
     def is_in_thread(self) -> bool:
         """A worker thread is executing it: it can be abandoned, but not interrupted."""
         return self._thread is not None and self._thread.is_running
@@ -163,6 +170,8 @@ class StepTask:
     def execute(self) -> Coroutine[Any, Any, Any]:
         """The coroutine that does it; called within its task."""
         spec = self.spec
+        if spec.runner is not None:
+            return self._by_runner(spec, spec.runner)
         if gives_coroutine(spec.fn):
             self._arm_timeout()
             coro: Coroutine[Any, Any, Any] = spec.fn(*spec.args)
@@ -178,6 +187,16 @@ class StepTask:
             self._thread = ThreadCall(spec.fn, spec.args)
             result = await self._thread.result()
         return await result if inspect.isawaitable(result) else result
+
+    async def _by_runner(self, spec: RunSpec, name: str) -> Any:
+        runner = self._host.step_runners.get(name)
+        if runner is None:
+            known = ", ".join(map(repr, self._host.step_runners)) or "none"
+            raise StepRunnerError(
+                f"{self.where}: no runner is called {name!r}; there are: {known}; name it in Runtime(step_runners={{…}})"
+            )
+        with self._host.threads.elsewhere():
+            return await runner.execute(StepCall(spec.fn, spec.args, self.where), self._arm_timeout)
 
     def _arm_timeout(self) -> None:
         self._host.timers.add(self, self._host.now() + self.spec.timeout)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -28,11 +29,21 @@ class Threads:
         self._limit = limit
         self._limiter: anyio.CapacityLimiter | None = None
         self._abandoned: dict[ThreadCall, str] = {}
+        self._elsewhere = 0
 
     @property
     def are_running(self) -> bool:
-        """Some step holds a thread, or waits for one."""
-        return self._limiter is not None and self._limiter.borrowed_tokens > 0
+        """Some step holds a thread, or waits for one, or is with a runner: nothing that happens on the loop ends it."""
+        return self._elsewhere > 0 or (self._limiter is not None and self._limiter.borrowed_tokens > 0)
+
+    @contextmanager
+    def elsewhere(self) -> Generator[None, None, None]:
+        """A step is with a runner for as long as this is entered."""
+        self._elsewhere += 1
+        try:
+            yield
+        finally:
+            self._elsewhere -= 1
 
     def slot(self) -> anyio.CapacityLimiter:
         """A free thread, to be held with `async with` for as long as the call lasts."""

@@ -47,7 +47,8 @@ class Wait(msgspec.Struct, frozen=True):
     Attributes:
         name: the step's id. kind: of a step that has no reason of its own, what it is.
         since, due: from when, and until when at most; epoch seconds.
-        run_id, workflow_id: of a child. target: the event or the signal. count: executions so far, or how many stand before it.
+        run_id, workflow_id: of a child. target: the event, the signal, or the step's runner.
+        count: executions so far, or how many stand before it.
         limit: of admission.
     """
 
@@ -132,7 +133,8 @@ def _described(row: RunRow, wait: Wait, now: float) -> str:
             return f"begins step {wait.name!r} as soon as what led to it is on the disk"
         case Reason.STEP:
             again = "" if wait.count <= 1 else f" (execution {wait.count})"
-            return f"executes step {wait.name!r}{again}{since}{until}"
+            by = f" by runner {wait.target!r}" if wait.target else ""
+            return f"executes step {wait.name!r}{by}{again}{since}{until}"
         case Reason.STEP_RETRY:
             when = "next" if wait.due is None else _moment(wait.due, now)
             return f"waits to try step {wait.name!r} again: it failed {_times(wait.count)}; execution {wait.count + 1} begins {when}"  # noqa: E501

@@ -13,9 +13,9 @@ import rotor_actors
 ROOT = Path(__file__).resolve().parent.parent
 # What an application may well have installed, and a library has no business to load for it.
 UNWANTED = frozenset({
-    "aiohttp", "asyncpg", "attr", "attrs", "dbos", "django", "fastapi", "httpx", "hypothesis", "numpy", "opentelemetry",
-    "prometheus_client", "psycopg", "pydantic", "pytest", "requests", "rich", "sqlalchemy", "sqlite3", "starlette",
-    "structlog", "trio", "uvicorn", "uvloop",
+    "aiohttp", "asyncpg", "attr", "attrs", "dbos", "django", "fastapi", "httpx", "hypothesis", "multiprocessing",
+    "numpy", "opentelemetry", "prometheus_client", "psycopg", "pydantic", "pytest", "ray", "requests", "rich",
+    "sqlalchemy", "sqlite3", "starlette", "structlog", "trio", "uvicorn", "uvloop",
 })  # fmt: skip
 
 

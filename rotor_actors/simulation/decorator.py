@@ -43,7 +43,8 @@ def simulate(
         store: `"sqlite"`, or `"memory"`, which is faster.
         workflows: those that must be known for `invoke_by_id`, or for events.
         allow: names of modules that may use the real world.
-        options: more arguments for `Runtime`, such as `{"cancel_grace": "1s"}`.
+        options: more arguments for `Runtime`, such as `{"cancel_grace": "1s"}`. Whatever `step_runners` holds, its steps
+            are executed inside the universe.
 
     The test's first parameter is the `Simulation`; the others are fixtures and parameters, as ever: they are made once
     and handed to each universe. What pytest sees is a sync function, under any asyncio mode, and it may be called

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ _FORBIDDEN: tuple[tuple[Any, str, str, str], ...] = (
     (socket.socket, "__init__", "a socket", _USE_STUB),
     (threading.Thread, "start", "a thread", "use asyncio.to_thread or anyio.to_thread, which the simulation runs inline"),
     (subprocess.Popen, "__init__", "a subprocess", _USE_STUB),
+    (BaseProcess, "start", "a process", "give the step a runner (step.run(…, runner=…)), which the simulation replaces"),
     (os, "system", "os.system", _USE_STUB),
     *((os, name, f"os.{name}", _USE_STUB) for name in ("fork", "posix_spawn") if hasattr(os, name)),
 )  # fmt: skip

@@ -114,7 +114,7 @@ class Stubs:
         real = called.fn if isinstance(called, _Called) else spec.fn
         self.effects.append(Effect(run.row.run_id, pending.step_id, real))
         if stub is not None:
-            pending.spec = msgspec.structs.replace(spec, fn=_Called(spec.fn, stub).call)
+            pending.spec = msgspec.structs.replace(spec, fn=_Called(spec.fn, stub).call, runner=None)
 
 
 class _Called:

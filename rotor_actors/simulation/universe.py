@@ -18,6 +18,7 @@ from rotor_actors.ids import Ids, RandomIds
 from rotor_actors.messages import Pending
 from rotor_actors.records import Entry
 from rotor_actors.run import Run
+from rotor_actors.runners.in_process import InProcessRunner
 from rotor_actors.runtime import Runtime
 from rotor_actors.simulation import trace as t
 from rotor_actors.simulation.burial import close_actors, close_tasks
@@ -184,7 +185,7 @@ class Universe:
             ids=self._ids,
             rng=random.Random(f"{self.seed}:runtime:{process.number}"),
             executor=lambda name: UniverseExecutor(self.loop, tape, process),
-            **settings.options,
+            **_inside(settings.options),
         )
         process.runtime = runtime
         await runtime.__aenter__()
@@ -403,3 +404,9 @@ def _disk_of(settings: Settings, tape: Tape) -> Disk:
     if settings.store == "sqlite":
         return SimDisk(tape, settings.faults)
     raise ValueError(f"store must be 'sqlite' or 'memory', got {settings.store!r}")
+
+
+def _inside(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options; whoever would execute steps in other processes does so in this one, in the universe's order."""
+    runners: dict[str, Any] | None = options.get("step_runners")
+    return options if runners is None else {**options, "step_runners": {name: InProcessRunner() for name in runners}}

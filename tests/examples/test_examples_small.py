@@ -10,6 +10,7 @@ import bookings
 import error_matrix
 import fan_out
 import fastapi_lifespan
+import heavy_steps
 import mapping
 import new_version
 import nightly
@@ -21,7 +22,7 @@ import trip
 
 EXAMPLES = Path(pipeline.__file__).parent
 SMALL = [
-    "after_the_end", "bookings", "error_matrix", "fan_out", "fastapi_lifespan", "mapping",
+    "after_the_end", "bookings", "error_matrix", "fan_out", "fastapi_lifespan", "heavy_steps", "mapping",
     "new_version", "nightly", "orders_by_event", "pipeline", "sub_agents", "trip",
 ]  # fmt: skip
 
@@ -113,6 +114,10 @@ def test_a_new_version_is_checked_and_runs_under_way_keep_to_the_old_order(tmp_p
     assert results == {
         "under way": ["a book: reserved", "a book: paid"], "new": ["a lamp: paid", "a lamp: reserved"]
     }  # fmt: skip
+
+
+def test_heavy_steps_are_counted_elsewhere_and_a_crash_there_ends_no_more_than_its_step(tmp_path: Path) -> None:
+    assert asyncio.run(heavy_steps.main(tmp_path / "store.db")) == (2262, "survived")
 
 
 @pytest.mark.parametrize("name", SMALL)
