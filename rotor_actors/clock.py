@@ -43,6 +43,9 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock. A jump of the wall clock delays a timer by at most half a minute and loses none."""
 
+    is_of_this_machine = True
+    """Another machine's may show another time: where several share a store, the database's counts."""
+
     # Several looks for each child of a fan-out: not by way of a function of ours.
     now = staticmethod(time.time)
     monotonic = staticmethod(time.perf_counter)

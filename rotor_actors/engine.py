@@ -314,7 +314,8 @@ class Engine(Kernel):
     @property
     def is_idle(self) -> bool:
         """Nothing is queued, being loaded, looked up or committed. Steps may be in flight, runs may be waiting."""
-        return self.queue_of_runs.is_idle and self.journal.is_idle and not self.loading and not self.is_looking_up
+        is_quiet = self.queue_of_runs.is_idle and self.journal.is_idle and not self.loading and not self.is_looking_up
+        return is_quiet and (self.sharing is None or self.sharing.is_idle)
 
     # What actors ask for (`ActorHost`)
 

@@ -11,6 +11,7 @@ from rotor_actors.ids import handler_run_id
 from rotor_actors.kernel import Kernel
 from rotor_actors.payload import Codec
 from rotor_actors.records import Entry, RunCreated, RunFlag, RunRow
+from rotor_actors.replicas.remote import RemoteRuns
 from rotor_actors.run import Phase, Run
 from rotor_actors.workflows import EndedRun, Workflow
 
@@ -38,6 +39,7 @@ class Finishing:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self.remote = None if kernel.sharing is None else RemoteRuns(kernel, kernel.sharing)
 
     def finish(self, run: Run) -> None:
         """Let go of a run whose end has been appended; whoever waits for it is told when that is durable."""

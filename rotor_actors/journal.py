@@ -290,7 +290,7 @@ class Journal:
         self._is_committing = True
         began = self._monotonic()
         try:
-            is_written = await self._write(entries, is_attempt=attempt is not None)
+            is_written = await (self._write(entries) if attempt is None else self._write(entries, is_attempt=True))
         except StoreError as error:
             self.fail(error)
             return

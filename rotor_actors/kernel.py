@@ -82,6 +82,8 @@ class Options(msgspec.Struct, frozen=True):
     max_recoveries: int = 10
     retention: Retention | None = None
     remember_event_ids: float = 86_400.0
+    label: str = ""
+    spill_above: int | None = None
 
 
 class Ports(msgspec.Struct):
@@ -328,6 +330,9 @@ class Kernel(ABC):
         return run is not None or place is not None
 
     def _workflow_appeared(self, workflow: Workflow[Any, Any]) -> None:
+        if self.sharing is not None:
+            self.sharing.is_undeclared = True
+            self.sharing.wake()
         self.features.workflow_known(workflow)
         for run in self.tree.orphans_of(workflow.id):
             run.workflow = workflow

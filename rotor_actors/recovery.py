@@ -34,7 +34,8 @@ PROBATION_SECONDS = 5.0
 
 
 class Recovery:
-    """Takes over what a store holds. `begin` once, before the runtime serves."""
+    """Takes over what a store holds: `begin` once, before the runtime serves; or, of a store that is shared, run by run
+    as they are claimed (`replicas.taking_in`)."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -53,27 +54,28 @@ class Recovery:
         self._adopters = adopters
         async for part in _in_passes(live):
             for found in part:
-                self._place(found)
+                self.place(found)
         under_way: list[Run] = []
         resting: list[Run] = []
         async for part in _in_passes(live):
             for found in part:
                 run = self._engine.tree.get(found.row.n)
                 if run is not None:
-                    (under_way if self._is_under_way(run, found) else resting).append(run)
-        self._engine.features.open({space: self._intact(items[space]) for space in items})
+                    (under_way if self.is_under_way(run, found) else resting).append(run)
+        self._engine.features.open({space: self.intact(items[space]) for space in items})
         for recovered in self._engine.tree:
             if recovered.workflow is not None:
                 self._engine.features.run_known(recovered)
-        self._set_aside_damaged(live)
-        self._replay(under_way)
+        self.set_aside_damaged(live)
+        self.replay(under_way)
         self._engine.admit_held()
         self._report(len(live), len(under_way))
         async for still in _in_passes(resting):
             for each in still:
-                self._arm(each)
+                self.arm(each)
 
-    def _place(self, found: LiveRun) -> None:
+    def place(self, found: LiveRun) -> Run:
+        """Give a run its place in the tree; its parent, if it is there, came before it."""
         engine, row = self._engine, found.row
         parent = None if row.parent_n is None else engine.tree.get(row.parent_n)
         run = Run(engine, row, parent, Phase.STORED)
@@ -88,6 +90,7 @@ class Recovery:
         if run.workflow is None:
             run.phase = Phase.HELD
             engine.tree.add_orphan(run)
+        return run
 
     def _admit(self, run: Run) -> None:
         """Those that had begun stay admitted, whatever the limit is now."""
@@ -97,7 +100,8 @@ class Recovery:
         else:
             self._engine.admission.take(run)
 
-    def _is_under_way(self, run: Run, found: LiveRun) -> bool:
+    def is_under_way(self, run: Run, found: LiveRun) -> bool:
+        """Was it in the middle of something, or has its time come?"""
         row = found.row
         if run.phase is not Phase.STORED:
             return False
@@ -105,11 +109,12 @@ class Recovery:
             return True  # what it does on waking may be what ended the process
         return row.attempt_at is not None and (not row.rest_seq or found.newest_seq > row.rest_seq)
 
-    def _arm(self, run: Run) -> None:
+    def arm(self, run: Run) -> None:
+        """A run at rest is woken when its time comes."""
         if run.phase is Phase.STORED and run.row.wake_at is not None:
             self._engine.timers.add(run, run.row.wake_at)
 
-    def _intact(self, items: list[ItemRow]) -> list[ItemRow]:
+    def intact(self, items: list[ItemRow]) -> list[ItemRow]:
         """Items whose owner runs, or that need none. One that is damaged fails its owner, and nothing is read from it."""
         kept: list[ItemRow] = []
         for item in items:
@@ -126,7 +131,8 @@ class Recovery:
 
     # Poison
 
-    def _replay(self, runs: list[Run]) -> None:
+    def replay(self, runs: list[Run]) -> None:
+        """Let them go on; those that seem to end the process one after the other, or not at all."""
         engine = self._engine
         for run in runs:
             if run.phase is not Phase.STORED:
@@ -140,7 +146,7 @@ class Recovery:
                 engine.append_change(run)
                 run.post(AttemptDue(0.0))
                 self._survivors.append(run)
-        if self._survivors:
+        if self._survivors and engine.timers.due_of(self) is None:
             engine.timers.add(self, engine.now() + PROBATION_SECONDS)
         engine.on_progress = self._progressed
         self._next_suspect()
@@ -190,7 +196,7 @@ class Recovery:
         self._engine.timers.discard(self)
         self._suspects.clear()
 
-    def _set_aside_damaged(self, live: list[LiveRun]) -> None:
+    def set_aside_damaged(self, live: list[LiveRun]) -> None:
         """Nothing is replayed from a payload that does not match its checksum; the other runs go on."""
         for found in live:
             run = self._engine.tree.get(found.row.n)

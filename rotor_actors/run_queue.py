@@ -100,6 +100,11 @@ class RunQueue:
     def is_idle(self) -> bool:
         return not self._ready and not self._starts and not self._fresh and not self._is_scheduled
 
+    @property
+    def length(self) -> int:
+        """How many stand here: ready to go on, or about to begin."""
+        return len(self._ready) + len(self._fresh)
+
     def stop(self) -> None:
         """Take up nothing any more."""
         self._is_stopped = True

@@ -15,10 +15,12 @@ from rotor_actors.kernel import Options, Ports
 from rotor_actors.loader import Loader
 from rotor_actors.records import ItemRow, RunRow
 from rotor_actors.recovery import Recovery, find_adopters
+from rotor_actors.replicas.replica import Replica
 from rotor_actors.retention_keeper import RetentionKeeper
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.stores.base import ItemQuery, Store
+from rotor_actors.stores.shared import is_shared
 from rotor_actors.workflows import Workflow
 from supervisors import ChildInfo, ChildSpec, MaxRestartsExceeded, Supervisor
 
@@ -37,6 +39,7 @@ class Service:
         self._options = options
         self._engine: Engine | None = None
         self._recovery: Recovery | None = None
+        self._replica: Replica | None = None
         self._supervisor = Supervisor(name="rotor_actors", max_restarts=3, max_seconds=5.0, clock=ports.clock.monotonic)
         self._waiters: set[asyncio.Future[RunRow]] = set()
         self._is_accepting = False
@@ -80,23 +83,10 @@ class Service:
         set_order.install()
         ports = self._ports
         try:
-            await ports.writer.call(ports.store.open)
-            live = await ports.reader.call(ports.store.live_runs)
-            adopters = await ports.reader.call(partial(find_adopters, ports.store, live))
-            numbers = await ports.reader.call(ports.store.last_numbers)
-            self._engine = engine = Engine(ports, self._options, last_numbers=numbers, on_store_failure=self._failed)
-            for workflow in workflows:
-                engine.register(workflow)
-            items = await ports.reader.call(partial(_items_of, ports.store, engine.features.spaces))
-            engine.observers.opened([each.row for each in live], engine)
-            await self._supervisor.__aenter__()
-            await self._supervisor.start_child(ChildSpec("journal", engine.journal.serve))
-            await self._supervisor.start_child(ChildSpec("loader", Loader(engine).serve))
-            self._recovery = Recovery(engine)
-            await self._recovery.begin(live, adopters, items)
-            if self._options.retention is not None:  # beside everything else: it waits for its first turn itself
-                keeper = RetentionKeeper(engine, self._options.retention)
-                await self._supervisor.start_child(ChildSpec("retention", keeper.serve))
+            if is_shared(ports.store):
+                await self._join(workflows)
+            else:
+                await self._take_over(workflows)
         except BaseException:
             if self._engine is not None:
                 self._stop_everything(_closed())
@@ -104,12 +94,55 @@ class Service:
             await self._close_runners()
             await self._release_store()
             raise
+        engine = self.engine
         self._watcher = asyncio.get_running_loop().create_task(self._watch_services())
         self._is_accepting = True
         engine.queue_of_runs.poke()
         attach = getattr(ports.clock, "attach", None)
         if attach is not None:
             attach(self.settle)
+
+    async def _take_over(self, workflows: Iterable[Workflow[Any, Any]]) -> None:
+        """The store is ours alone, with all that is in it."""
+        ports = self._ports
+        await ports.writer.call(ports.store.open)
+        live = await ports.reader.call(ports.store.live_runs)
+        adopters = await ports.reader.call(partial(find_adopters, ports.store, live))
+        numbers = await ports.reader.call(ports.store.last_numbers)
+        engine = self._make_engine(ports, numbers, workflows)
+        items = await ports.reader.call(partial(_items_of, ports.store, engine.features.spaces))
+        engine.observers.opened([each.row for each in live], engine)
+        await self._start_services(engine)
+        self._recovery = Recovery(engine)
+        await self._recovery.begin(live, adopters, items)
+        if self._options.retention is not None:  # beside everything else: it waits for its first turn itself
+            keeper = RetentionKeeper(engine, self._options.retention)
+            await self._supervisor.start_child(ChildSpec("retention", keeper.serve))
+
+    async def _join(self, workflows: Iterable[Workflow[Any, Any]]) -> None:
+        """Others have the store open, too: nothing in it is ours before we have claimed it."""
+        self._replica = replica = Replica(self._ports, self._options)
+        self._ports = ports = replica.ports
+        await ports.writer.call(ports.store.open)
+        await replica.enter()
+        numbers = await ports.reader.call(ports.store.last_numbers)
+        engine = self._make_engine(ports, numbers, workflows)
+        engine.observers.opened([], engine)
+        await self._start_services(engine)
+        self._recovery = Recovery(engine)
+        for spec in await replica.join(engine, self._recovery):
+            await self._supervisor.start_child(spec)
+
+    def _make_engine(self, ports: Ports, numbers: tuple[int, int], workflows: Iterable[Workflow[Any, Any]]) -> Engine:
+        self._engine = Engine(ports, self._options, last_numbers=numbers, on_store_failure=self._failed)
+        for workflow in workflows:
+            self._engine.register(workflow)
+        return self._engine
+
+    async def _start_services(self, engine: Engine) -> None:
+        await self._supervisor.__aenter__()
+        await self._supervisor.start_child(ChildSpec("journal", engine.journal.serve))
+        await self._supervisor.start_child(ChildSpec("loader", Loader(engine).serve))
 
     def _failed(self, error: StoreError) -> None:
         """A commit failed: nothing more may happen, for nobody knows what is durable."""
@@ -141,6 +174,8 @@ class Service:
         Says whether bodies of steps are still being executed.
         """
         engine, blocked = self.engine, 0
+        if self._replica is not None:
+            self._replica.time_was_moved()
         while blocked < _BLOCKED_PASSES and self._failure is None and self._closing is None:
             if engine.is_idle:
                 await asyncio.sleep(_LOOK_SECONDS if engine.threads.are_running else 0)
@@ -176,6 +211,8 @@ class Service:
         self._is_accepting = False
         engine = self.engine
         try:
+            if self._replica is not None and self._failure is None:
+                await self._replica.drain()
             await self._drain(engine)
             self._stop_everything(_closed())
             await engine.stop_background()

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from rotor_actors.journal import Journal
 from rotor_actors.records import MailKind, MailSent
+from rotor_actors.replicas.lease import Lease
+from rotor_actors.replicas.rounds import Rounds
 from rotor_actors.run import Run
 from rotor_actors.stores.shared import Mail, SharedStore
 
@@ -15,6 +17,12 @@ class MailHandler(Protocol):
     message away. `run` is the one that it was addressed to, which this replica owns; None for other addresses."""
 
     def __call__(self, mail: Mail, run: Run | None) -> None: ...
+
+
+class MailPreparer(Protocol):
+    """Reads what the handler of this kind needs to know, for many messages at once."""
+
+    async def __call__(self, mails: list[Mail]) -> None: ...
 
 
 class Coordinating(Protocol):
@@ -32,8 +40,30 @@ class Sharing:
         self.store = store
         self._journal = journal
         self.handlers: dict[MailKind, MailHandler] = {}
+        self.preparers: dict[MailKind, MailPreparer] = {}
+        self.taking_in: set[int] = set()
+        """Runs that were claimed and are not in the tree yet: mail for them waits."""
         self.coordinating: list[Coordinating] = []
         self.is_coordinator = False
+        self.lease: Lease | None = None
+        self.rounds: list[Rounds] = []
+        """What is done when there is a hint, and each second or so."""
+        self.others = 0
+        """How many other replicas there were when they were counted last, about a second ago."""
+        self.is_draining = False
+        """It is about to close: nothing is claimed or left to others any more."""
+        self.is_undeclared = False
+        """A workflow was registered of which the database does not know that we can run it."""
+
+    def wake(self, *, is_due: bool = False) -> None:
+        """There may be mail, or runs to claim. `is_due`: take the time until the next look as over."""
+        for each in self.rounds:
+            each.wake(is_due=is_due)
+
+    @property
+    def is_idle(self) -> bool:
+        """All hints were followed."""
+        return all(each.is_idle for each in self.rounds)
 
     @property
     def replica(self) -> int:

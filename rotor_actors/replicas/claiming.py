@@ -1,0 +1,75 @@
+"""What a replica owns: it claims what nobody owns, up to its room, and takes ownership from replicas that are gone."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from rotor_actors.engine import Engine
+from rotor_actors.errors import StoreError
+from rotor_actors.replicas.room import Room
+from rotor_actors.replicas.taking_in import TakingIn
+from rotor_actors.sharing import Sharing
+from rotor_actors.stores.shared import RUNS_PER_CLAIM, Claim, ClaimQuery, Declared
+
+_logger = logging.getLogger("rotor_actors")
+
+
+class Claiming:
+    """The rounds of one incarnation. Whatever the store refuses here ends the incarnation."""
+
+    def __init__(self, engine: Engine, sharing: Sharing, taking_in: TakingIn, room: Room, label: str) -> None:
+        self._engine = engine
+        self._sharing = sharing
+        self._taking_in = taking_in
+        self._room = room
+        self._label = label
+
+    async def round(self, is_due: bool) -> None:
+        """Look for what is to be claimed; and, where the time for it has come, for who is gone."""
+        try:
+            if is_due:
+                await self._look_around()
+            if not self._sharing.is_draining:
+                await self._declare()
+                await self._claim()
+        except StoreError as error:
+            self._engine.journal.fail(error)
+
+    async def _look_around(self) -> None:
+        ports, store = self._engine.ports, self._sharing.store
+        freed = await ports.writer.call(store.reap)
+        if freed:
+            _logger.warning("%d runs of replicas that are gone have no owner now", freed)
+        replicas = await ports.reader.call(store.replicas)
+        me = self._sharing.replica
+        self._sharing.others = sum(1 for each in replicas if each.number != me and not each.is_draining)
+
+    async def _declare(self) -> None:
+        if self._sharing.is_undeclared:
+            self._sharing.is_undeclared = False
+            await declare(self._engine, self._sharing, self._label)
+
+    async def _claim(self) -> None:
+        while not self._sharing.is_draining:
+            limit = self._room.free(RUNS_PER_CLAIM)
+            claim = await self._ask(limit)
+            if claim.is_coordinator and not self._sharing.is_coordinator:
+                self._sharing.is_coordinator = True
+                _logger.info("this replica coordinates now: lines, events and schedules are in its hands")
+                for each in self._sharing.coordinating:
+                    each.begin_coordinating()
+            if claim.runs:
+                await self._taking_in.take_in(claim.runs)
+                self._sharing.wake()  # there may be mail for them
+            if len(claim.runs) < limit or not claim.runs:
+                break
+
+    async def _ask(self, limit: int) -> Claim:
+        return await self._engine.ports.writer.call(partial(self._sharing.store.claim, ClaimQuery(limit)))
+
+
+async def declare(engine: Engine, sharing: Sharing, label: str) -> None:
+    """Say what this replica can run: all that is registered."""
+    declared = [Declared(each.id) for each in engine.registry.all()]
+    await engine.ports.writer.call(partial(sharing.store.declare, label, declared))

@@ -1,0 +1,152 @@
+"""Runtimes that share one database in memory, and what may happen to them.
+
+    async with Fleet(parent, child) as fleet:
+        a, b = await fleet.open(), await fleet.open(spill_above=10)
+        handle = await a.start(parent)
+        await fleet.kill(a)                       # gone without a word; its lease has run out, and b sees it
+        assert await fleet.clock.until(b.run(handle.run_id).result()) == 7
+
+Time is moved by hand and is the database's, too. Leases last for ever, save for those of `expire` and `kill`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rotor_actors import ManualClock, Runtime, Workflow
+from rotor_actors.errors import StoreError
+from rotor_actors.records import Entry, Fact, flatten
+from rotor_actors.service import Service
+from rotor_actors.stores.shared_memory import SharedDatabase, SharedMemoryStore
+
+T = TypeVar("T")
+
+FOR_EVER = 1e9
+
+
+class MortalStore(SharedMemoryStore):
+    """The store of one runtime, which may lose its database, and notes what it commits."""
+
+    def __init__(self, database: SharedDatabase, lease: float) -> None:
+        super().__init__(database, lease=lease)
+        self.is_cut_off = False
+        self.facts: list[Fact] = []
+        self.before_commit: Callable[[list[Entry]], None] = lambda entries: None
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name in _ASKING and self.is_cut_off:
+            raise StoreError("the database is away")
+        return found
+
+    def open(self) -> None:
+        if self.is_cut_off:
+            raise StoreError("the database is away")
+        super().open()
+
+    def close(self) -> None:
+        if not self.is_cut_off:
+            super().close()
+
+    def commit(self, entries: list[Entry]) -> None:
+        self.before_commit(entries)
+        super().commit(entries)
+        self.facts.extend(flatten(entries))
+
+    def try_commit(self, entries: list[Entry]) -> bool:
+        self.before_commit(entries)
+        is_written = super().try_commit(entries)
+        if is_written:
+            self.facts.extend(flatten(entries))
+        return is_written
+
+    def committed(self, kind: type[T]) -> list[T]:
+        return [fact for fact in self.facts if isinstance(fact, kind)]
+
+
+_ASKING = frozenset(
+    ("beat", "claim", "commit", "declare", "drain", "find", "histories", "items_of", "mail", "reap", "remote_children",
+     "replicas", "rows", "take", "try_commit")
+)  # fmt: skip
+
+
+class Fleet:
+    """See the module.
+
+    Args:
+        workflows: known to each runtime. options: further arguments for each `Runtime`.
+    """
+
+    def __init__(self, *workflows: Workflow[Any, Any], lease: float = FOR_EVER, **options: Any) -> None:
+        self.clock = ManualClock()
+        self.database = SharedDatabase(self.clock.now)
+        self.runtimes: list[Runtime] = []
+        self._stores: dict[Runtime, MortalStore] = {}
+        self._workflows = workflows
+        self._options: dict[str, Any] = {"drain_timeout": 0, **options}
+        self._lease = lease
+        self._opened = 0
+
+    async def __aenter__(self) -> Fleet:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for runtime in tuple(self.runtimes):
+            await self.close(runtime)
+
+    async def open(self, *workflows: Workflow[Any, Any], **options: Any) -> Runtime:
+        """One more replica; `workflows` are in place of the fleet's own."""
+        self._opened += 1
+        store = MortalStore(self.database, self._lease)
+        runtime = Runtime(
+            store,
+            workflows=workflows or self._workflows,
+            clock=self.clock,
+            rng=random.Random(self._opened),
+            **{**self._options, **options},
+        )
+        await runtime.__aenter__()
+        self.runtimes.append(runtime)
+        self._stores[runtime] = store
+        await self.settle()
+        return runtime
+
+    def store_of(self, runtime: Runtime) -> MortalStore:
+        return self._stores[runtime]
+
+    async def close(self, runtime: Runtime) -> None:
+        """Leave in good order: without draining."""
+        self.runtimes.remove(runtime)
+        await runtime.__aexit__(None, None, None)
+
+    async def kill(self, runtime: Runtime) -> None:
+        """It is gone, with all that was not committed; the others find that its lease has run out."""
+        store = self._stores[runtime]
+        number = store.replica
+        store.is_cut_off = True
+        await self.close(runtime)
+        self.database.hints.pop(number, None)
+        await self.expire(number)
+
+    async def expire(self, number: int) -> None:
+        """The lease of this replica has run out, and the others look around."""
+        row = self.database.rows_of_replicas.get(number)
+        if row is not None:
+            row.lease_until = float("-inf")
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Let all come to rest."""
+        await self.clock.advance(0)
+
+    def service_of(self, runtime: Runtime) -> Service:
+        service = runtime._service  # pyright: ignore[reportPrivateUsage]
+        assert service is not None
+        return service
+
+    def owner_of(self, run_id: str) -> int | None:
+        row = self.database.find(run_id)
+        assert row is not None
+        return self.database.owners([row.n])[row.n]
