@@ -19,7 +19,8 @@ from rotor_actors import ManualClock, Runtime, Workflow
 from rotor_actors.errors import StoreError
 from rotor_actors.records import Entry, Fact, flatten
 from rotor_actors.service import Service
-from rotor_actors.stores.shared_memory import SharedDatabase, SharedMemoryStore
+from rotor_actors.stores.shared_database import SharedDatabase
+from rotor_actors.stores.shared_memory import SharedMemoryStore
 
 T = TypeVar("T")
 
@@ -132,7 +133,7 @@ class Fleet:
 
     async def expire(self, number: int) -> None:
         """The lease of this replica has run out, and the others look around."""
-        row = self.database.rows_of_replicas.get(number)
+        row = self.database.replica_rows.get(number)
         if row is not None:
             row.lease_until = float("-inf")
         await self.settle()

@@ -8,7 +8,8 @@ import pytest
 from fleet import Fleet
 
 from rotor_actors import Context, RunStatus, Runtime, workflow
-from rotor_actors.stores.shared_memory import SharedDatabase, SharedMemoryStore
+from rotor_actors.stores.shared_database import SharedDatabase
+from rotor_actors.stores.shared_memory import SharedMemoryStore
 
 pytestmark = pytest.mark.asyncio
 
@@ -48,7 +49,7 @@ async def test_a_runtime_on_a_shared_store_runs_workflows() -> None:
 
     async with Runtime(SharedMemoryStore(database)) as runtime:
         assert await runtime.execute(quick, 21) == 42
-    assert database.rows_of_replicas == {}
+    assert database.replica_rows == {}
 
 
 async def test_another_replica_goes_on_with_what_one_that_closed_has_left() -> None:
@@ -71,7 +72,7 @@ async def test_another_replica_goes_on_with_what_one_that_died_has_left() -> Non
         await fleet.kill(first)
         assert fleet.owner_of(handle.run_id) == fleet.store_of(second).replica
         assert await fleet.clock.until(second.run(handle.run_id).result()) == 20
-        assert not fleet.database.letters
+        assert not fleet.database.office.letters
 
 
 async def test_runs_of_workflows_that_a_replica_does_not_know_are_not_claimed_by_it() -> None:

@@ -191,7 +191,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("timer lost over a restart")
 def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Recovery, "_arm", lambda self, run: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    patch.setattr(Recovery, "arm", lambda self, run: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
 
 
 @mutant("sleep begins anew after a restart")
@@ -334,7 +334,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("two incarnations of a recovered run")
 def _(patch: pytest.MonkeyPatch) -> None:
-    replay = Recovery._replay  # pyright: ignore[reportPrivateUsage]
+    replay = Recovery.replay
 
     def twice(self: Recovery, runs: Sequence[Run]) -> None:
         replay(self, list(runs))
@@ -343,7 +343,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
             twin.workflow, twin.seen_seq = run.workflow, run.seen_seq
             twin.post(AttemptDue(0.0))
 
-    patch.setattr(Recovery, "_replay", twice)
+    patch.setattr(Recovery, "replay", twice)
 
 
 @mutant("retry that spawns twice")
