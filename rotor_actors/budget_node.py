@@ -35,13 +35,15 @@ class BudgetNode:
     Attributes:
         record: what is durable of it. above: the budget that it is part of.
         live: how many unended runs live by it.
+        holder: many replicas: the run whose item it is, so that it comes to whoever owns that; else None.
     """
 
-    __slots__ = ("above", "live", "record")
+    __slots__ = ("above", "holder", "live", "record")
 
-    def __init__(self, record: BudgetRecord, above: BudgetNode | None) -> None:
+    def __init__(self, record: BudgetRecord, above: BudgetNode | None, holder: int | None = None) -> None:
         self.record = record
         self.above = above
+        self.holder = holder
         self.live = 0
 
     def __iter__(self) -> Iterator[BudgetNode]:

@@ -7,6 +7,7 @@ under the id of the run that had it, to be looked at.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sized
 from typing import Any
 
@@ -24,6 +25,7 @@ from rotor_actors.kernel import Kernel
 from rotor_actors.messages import Known, Pending
 from rotor_actors.records import (
     Entry,
+    FlagsAdded,
     ItemDropped,
     ItemPut,
     ItemRow,
@@ -41,6 +43,8 @@ from rotor_actors.workflows import Workflow
 
 MEMBER_SPACE = "budget-member"
 
+_logger = logging.getLogger("rotor_actors")
+
 
 class Budgets(StepFeature):
     """All budgets of one engine. The step that it performs is `ctx.charge`."""
@@ -55,23 +59,42 @@ class Budgets(StepFeature):
         self._deadlines: Alarms[str] = Alarms()
 
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
-        records = [msgspec.msgpack.decode(item.body, type=BudgetRecord) for item in items[SPACE] if item.body]
-        for record in records:
-            self._nodes[record.run_id] = BudgetNode(record, None)
-        for record in records:
-            self._nodes[record.run_id].above = None if record.above is None else self._nodes.get(record.above)
+        self.taken_in(list(self._kernel.tree), items)
+
+    def taken_in(self, runs: list[Run], items: Mapping[str, list[ItemRow]]) -> None:
+        """Runs that live by a budget come all at once (`RunFlag.WHOLE`), and their budgets with them."""
+        nodes: list[BudgetNode] = []
+        for item in items[SPACE]:
+            if item.body:
+                record = msgspec.msgpack.decode(item.body, type=BudgetRecord)
+                node = self._nodes[record.run_id] = BudgetNode(record, None, item.n)
+                nodes.append(node)
+        for node in nodes:
+            node.above = None if node.record.above is None else self._nodes.get(node.record.above)
         members = {item.n: msgspec.msgpack.decode(item.body, type=str) for item in items[MEMBER_SPACE] if item.body}
-        for run in self._kernel.tree:  # parents before children
+        for run in runs:  # parents before children
             self._recover(run, members.get(run.row.n))
-        for node in tuple(self._nodes.values()):
+        for node in nodes:
             self._arm(node)
             self._settle(node)
+
+    def released(self, runs: list[Run]) -> None:
+        """With its last run a budget goes from memory; it is in the store."""
+        for run in runs:
+            for node in run.budget or ():
+                node.live -= 1
+                if node.live <= 0 and self._nodes.pop(node.record.run_id, None) is not None:
+                    self._deadlines.discard(node.record.run_id)
+            run.budget = None
 
     def _recover(self, run: Run, member_of: str | None) -> None:
         own = self._nodes.get(run.row.run_id)
         if own is None and member_of is not None:
             run.owns_items = True
             own = self._nodes.get(member_of)
+            if own is None:  # it was started by a run of another tree, and that tree is another replica's
+                _logger.warning("%s: the budget of run %s, which started it, is not here: what it spends is not counted",
+                                run.where, member_of, extra={"run_id": run.row.run_id})  # fmt: skip
         if own is None and run.parent is not None and run.parent.row.n == run.row.parent_n:
             own = run.parent.budget
         run.budget = own
@@ -96,7 +119,14 @@ class Budgets(StepFeature):
         if run.workflow is not None and run.workflow.budget is not None:
             self._open_own(run, run.workflow.budget)
 
+    def _keep_whole(self, run: Run) -> None:
+        """What is spent is counted in memory: all that live by it must be with one replica."""
+        if self._kernel.sharing is not None and not run.row.flags & RunFlag.WHOLE:
+            run.row.flags |= RunFlag.WHOLE
+            self._kernel.append(run, FlagsAdded(run.row.n, RunFlag.WHOLE))
+
     def _count(self, run: Run, budget: BudgetNode) -> None:
+        self._keep_whole(run)
         for node in budget:
             node.live += 1
             node.record.runs += 1
@@ -141,6 +171,9 @@ class Budgets(StepFeature):
                               None if above is None else above.record.run_id, row.created_at)  # fmt: skip
         self._nodes[row.run_id] = run.budget = node = BudgetNode(record, above)
         node.live = 1
+        self._keep_whole(run)
+        if self._kernel.sharing is not None:
+            node.holder, run.owns_items = row.n, True
         self._kernel.append(run, _item(node))
         self._arm(node)
 
@@ -148,14 +181,30 @@ class Budgets(StepFeature):
         """Children that outlive it go on living by its budget: that must be known when it is gone."""
         if run.budget is None:
             return []
+        handed = self._hand_on(run)
         survivors = [child for child in run.each_child() if child.row.flags & (RunFlag.RELEASED | RunFlag.ABANDON)]
-        return [
+        return handed + [
             self._kernel.put_item(
                 ItemRow(MEMBER_SPACE, child.row.run_id, msgspec.msgpack.encode(child.budget.record.run_id)), child
             )
             for child in survivors
             if child.budget is not None and not child.is_doomed and child.budget.record.run_id != child.row.run_id
         ]
+
+    def _hand_on(self, run: Run) -> list[Entry]:
+        """Many replicas: its items go with it. A budget that others live by is one of them's from now on."""
+        entries: list[Entry] = []
+        for node in run.budget or ():
+            if node.holder != run.row.n:
+                continue
+            heirs = (each for each in self._kernel.tree if each is not run and not each.is_doomed)
+            heir = next((each for each in heirs if each.budget is not None and node in [*each.budget]), None)
+            if heir is None:
+                entries.append(_spent(node))
+            else:
+                node.holder, heir.owns_items = heir.row.n, True
+                entries.append(_item(node))
+        return entries
 
     @property
     def concerned(self) -> Sized:
@@ -175,8 +224,7 @@ class Budgets(StepFeature):
         run_id = node.record.run_id
         self._nodes.pop(run_id, None)
         self._deadlines.discard(run_id)
-        spent = ItemPut(ItemRow(SPENT_SPACE, run_id, msgspec.msgpack.encode(node.record), ord=node.record.n))
-        self._kernel.journal.append(Together([ItemDropped(SPACE, run_id), spent]))
+        self._kernel.journal.append(Together([ItemDropped(SPACE, run_id), _spent(node)]))
 
     # Charges
 
@@ -239,4 +287,8 @@ class Budgets(StepFeature):
 
 
 def _item(node: BudgetNode) -> ItemPut:
-    return ItemPut(ItemRow(SPACE, node.record.run_id, msgspec.msgpack.encode(node.record)))
+    return ItemPut(ItemRow(SPACE, node.record.run_id, msgspec.msgpack.encode(node.record), n=node.holder))
+
+
+def _spent(node: BudgetNode) -> ItemPut:
+    return ItemPut(ItemRow(SPENT_SPACE, node.record.run_id, msgspec.msgpack.encode(node.record), ord=node.record.n))

@@ -118,6 +118,13 @@ class Compensations(Feature):
         for run in self._kernel.tree.orphans:
             self.workflow_of(run.row)
 
+    def taken_in(self, runs: list[Run], items: object) -> None:
+        self.open(items)
+
+    def released(self, runs: list[Run]) -> None:
+        for run in runs:
+            self._created.pop(run.row.n, None)
+
     def workflow_of(self, row: RunRow) -> Workflow[Any, Any] | None:
         """The workflow of a run that undoes another, or that is a restart or a fork of one, which names no other."""
         owner = self._kernel.registry.get(row.workflow_id.removesuffix(f".{HANDLER}"))
@@ -126,6 +133,9 @@ class Compensations(Feature):
         return self._known(owner) if owner is not None and is_undoing and is_named_so else None
 
     def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
+        if self._kernel.sharing is not None and workflow.handles is None:
+            self._known(workflow)  # of a run that undoes another's steps this replica must say that it can run it
+            return
         wanted = f"{workflow.id}.{HANDLER}"
         if any(run.row.workflow_id == wanted for run in self._kernel.tree.orphans):
             self._known(workflow)

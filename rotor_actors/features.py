@@ -20,10 +20,13 @@ class Feature:
     """A part of the engine that has state of its own. Each hook may be left out.
 
     Attributes:
-        spaces: the spaces of items that are read when the runtime is opened, and handed to `open`.
+        spaces: the spaces of items that are read when the runtime is opened, and handed to `open`; with many replicas
+            those of which a run's items are handed to `taken_in` with it.
+        common: many replicas: the spaces of what belongs to all of them, handed to `begin_coordinating`.
     """
 
     spaces: tuple[str, ...] = ()
+    common: tuple[str, ...] = ()
 
     @property
     def concerned(self) -> Sized | None:
@@ -47,6 +50,12 @@ class Feature:
         """Many replicas: these runs, which have not ended, are not ours any more: forget what is in memory of them.
 
         Nothing may be appended; their items stay in the store, and go to whoever takes them in.
+        """
+
+    def begin_coordinating(self, items: Mapping[str, list[ItemRow]]) -> None:
+        """Many replicas: what belongs to all of them is in this one's hands from now on. Called once, if at all.
+
+        `items`: those of the `common` spaces. All that was sent to the coordinator and is not in them comes later.
         """
 
     def drain(self) -> None:
@@ -141,6 +150,10 @@ class Features:
     def spaces(self) -> list[str]:
         return [space for feature in self._all for space in feature.spaces]
 
+    @property
+    def common(self) -> list[str]:
+        return [space for feature in self._all for space in feature.common]
+
     def of(self, kind: Kind) -> StepFeature:
         return self._by_kind[kind]
 
@@ -155,6 +168,10 @@ class Features:
     def released(self, runs: list[Run]) -> None:
         for feature in self._all:
             feature.released(runs)
+
+    def begin_coordinating(self, items: Mapping[str, list[ItemRow]]) -> None:
+        for feature in self._all:
+            feature.begin_coordinating({space: items.get(space, []) for space in feature.common})
 
     def drain(self) -> None:
         for feature in self._all:

@@ -73,13 +73,18 @@ class Joins(StepFeature):
         self._of_target: dict[str, dict[tuple[int, bytes], _Joiner]] = {}
 
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
+        self.taken_in([], items)
+
+    def taken_in(self, runs: list[Run], items: Mapping[str, list[ItemRow]]) -> None:
+        targets: dict[str, None] = {}
         for item in items[SPACE]:
             run = None if item.n is None else self._kernel.tree.get(item.n)
             if run is not None and item.body is not None:
                 run.owns_items = True
                 record = msgspec.msgpack.decode(item.body, type=_JoinRecord)
                 self._add(_Joiner(run, record.key, record.step_id, record.target, item.due or 0.0))
-        for target in tuple(self._of_target):
+                targets[record.target] = None
+        for target in targets:
             if self._kernel.tree.find(target) is None:
                 self._kernel.in_background(self._look_up(target))  # it ended, and the crash came before we were told
 
@@ -128,10 +133,16 @@ class Joins(StepFeature):
         return self._of_target
 
     def run_ended(self, run: Run) -> None:
-        if run.row.n in self._of_run:
-            for joiner in tuple(self._of_run[run.row.n].values()):
-                self._remove(joiner)
+        self._forget(run)
         self._tell(run.row)
+
+    def released(self, runs: list[Run]) -> None:
+        for run in runs:
+            self._forget(run)
+
+    def _forget(self, run: Run) -> None:
+        for joiner in tuple(self._of_run.get(run.row.n, {}).values()):
+            self._remove(joiner)
 
     def _tell(self, row: RunRow) -> None:
         joiners = self._of_target.get(row.run_id)

@@ -8,6 +8,7 @@ workflow no more than some step ids are kept: those whose ids are made of data h
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from rotor_actors.code_places import place_in
 from rotor_actors.features import Feature
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import ItemPut, ItemRow, Kind
+from rotor_actors.run import Run
+from rotor_actors.stores.base import ItemQuery
 from rotor_actors.workflows import Workflow
 
 SPACE = "place"
@@ -42,11 +45,23 @@ class Places(Feature):
         """Step ids by workflow whose place was looked up by this process, or will not be."""
         self._known: dict[tuple[str, str], list[Place]] = {}
         self._new: set[tuple[str, str]] = set()
+        self._is_loaded = False
+
+    def taken_in(self, runs: list[Run], items: Mapping[str, list[ItemRow]]) -> None:
+        """What it keeps is no run's: of a store that is shared it is read when it may first be asked for."""
+        if not self._is_loaded:
+            self._is_loaded = True
+            self._kernel.in_background(self._load())
+
+    async def _load(self) -> None:
+        ports = self._kernel.ports
+        self.open({SPACE: await ports.reader.call(partial(ports.store.items, ItemQuery(SPACE)))})
 
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
         for item in items[SPACE]:
             workflow_id, _, step_id = item.key.partition(_BETWEEN)
-            self._known[workflow_id, step_id] = msgspec.msgpack.decode(item.body or b"\x90", type=list[Place])
+            if (workflow_id, step_id) not in self._known:
+                self._known[workflow_id, step_id] = msgspec.msgpack.decode(item.body or b"\x90", type=list[Place])
 
     def note(self, workflow: Workflow[Any, Any], step_id: str, kind: Kind, target: str) -> None:
         """The body asks for this step, and is on the stack."""

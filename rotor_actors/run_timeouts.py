@@ -32,13 +32,21 @@ class RunTimeouts(Feature):
         """Runs whose time was up while their workflow was not registered: they are left as they are until it is."""
 
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
+        self.taken_in(list(self._kernel.tree), items)
+
+    def taken_in(self, runs: list[Run], items: Mapping[str, list[ItemRow]]) -> None:
         for item in items[SPACE]:
             run = None if item.n is None else self._kernel.tree.get(item.n)
             if run is not None and item.due is not None:
                 run.owns_items = True
                 self._set(run, item.due)
-        for run in self._kernel.tree:
+        for run in runs:
             self._begun_before(run)
+
+    def released(self, runs: list[Run]) -> None:
+        for run in runs:
+            self._alarms.discard(run.row.n)
+            self._overdue.pop(run.row.n, None)
 
     def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
         """Runs that nobody knew how to run had their timeout, too: it counts from when they began."""

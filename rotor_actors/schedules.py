@@ -34,6 +34,7 @@ class Schedules(Feature):
     """The schedules of all registered workflows."""
 
     spaces = (SPACE,)
+    common = (SPACE,)
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -53,6 +54,10 @@ class Schedules(Feature):
         workflows, self._workflows = self._workflows, []
         for workflow in workflows:
             self.workflow_known(workflow)
+
+    def begin_coordinating(self, items: Mapping[str, list[ItemRow]]) -> None:
+        """The coordinator's clock starts them; whoever was it before it committed all or nothing of each time."""
+        self.open(items)
 
     def _begin(self, workflow: Workflow[Any, Any], cron: Cron, notes: dict[str, ScheduleNote]) -> None:
         """Go on where the last process stopped. A schedule that is new, or another than it was, begins now."""

@@ -44,6 +44,10 @@ class CancelOns(Feature):
         for waiter in self._of_run.pop(run.row.n, ()):
             self.waiters.discard(waiter)
 
+    def released(self, runs: list[Run]) -> None:
+        for run in runs:
+            self.run_ended(run)
+
     def _watch(self, run: Run, on: CancelOn) -> None:
         node = condition(on.match, on.where)
         try:

@@ -61,13 +61,21 @@ class EventWaits(StepFeature):
         self.waiters: Waiters[Waiting] = Waiters()
 
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
+        self.taken_in([], items)
+
+    def taken_in(self, runs: list[Run], items: Mapping[str, list[ItemRow]]) -> None:
         codec = self._kernel.registry.codecs.of(Any)
         for item in items[SPACE]:
             run = None if item.n is None else self._kernel.tree.get(item.n)
             if run is not None:
+                run.owns_items = True
                 note = msgspec.msgpack.decode(item.body or b"", type=WaiterNote)
                 values: list[Any] = [] if note.own is None else codec.decode(note.own)
                 self._add(Waiting(run, note, self._restored(run, note, values), item.due))
+
+    def released(self, runs: list[Run]) -> None:
+        for run in runs:
+            self.run_ended(run)
 
     def _restored(self, run: Run, note: WaiterNote, values: list[Any]) -> Node | None:
         try:
