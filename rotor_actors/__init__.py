@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # the same for type checkers and editors: tests/test_import.p
     from rotor_actors.stores.memory import MemoryStore
     from rotor_actors.stores.sqlite import SQLiteStore
     from rotor_actors.stores.transaction import Transaction
-    from rotor_actors.views import RunInfo, RunTree, StepInfo, Update
+    from rotor_actors.views import ReplicaInfo, RunInfo, RunTree, StepInfo, UnownedRuns, Update
     from rotor_actors.workflows import CancelOn, Cron, EndedRun, Event, Workflow, cron
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "InvokeOutcome",
     "ManualClock",
     "MemoryStore",
+    "ReplicaInfo",
     "Retention",
     "RetryPolicy",
     "RunHandle",
@@ -69,6 +70,7 @@ __all__ = [
     "Store",
     "SystemClock",
     "Transaction",
+    "UnownedRuns",
     "Update",
     "WaitingRun",
     "Workflow",
@@ -99,7 +101,7 @@ _HOMES = {
     "stores.memory": ("MemoryStore",),
     "stores.sqlite": ("SQLiteStore",),
     "stores.transaction": ("Transaction",),
-    "views": ("RunInfo", "RunTree", "StepInfo", "Update"),
+    "views": ("ReplicaInfo", "RunInfo", "RunTree", "StepInfo", "UnownedRuns", "Update"),
     "workflows": ("CancelOn", "Cron", "EndedRun", "Event", "Workflow", "cron"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

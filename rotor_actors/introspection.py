@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -11,20 +11,25 @@ from typing import Any
 import msgspec
 
 from rotor_actors.budget_node import find_budget
+from rotor_actors.ownership import Ownership, read_owners, read_ownership, whose
 from rotor_actors.progress import reports_of
 from rotor_actors.reading import Reading
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.registry import Registry
-from rotor_actors.stores.base import RunQuery
+from rotor_actors.stores.base import RunQuery, StoreReader
 from rotor_actors.views import (
+    ReplicaInfo,
     RunInfo,
     RunTree,
     StepInfo,
+    UnownedRuns,
     Update,
     budget_info,
+    replica_infos,
     run_info,
     run_tree,
     step_infos,
+    unowned_runs,
     update_of,
 )
 from rotor_actors.waits import Wait, sentence
@@ -91,8 +96,8 @@ class Introspection(Reading):
             before_n=None if last is None else last.n,
             before_at=None if last is None else last.created_at,
         )
-        rows = await self._read(lambda store: store.list_runs(query))
-        return [run_info(row, self._registry, self._known_waits(row)) for row in rows]
+        rows, owners = await self._read(partial(_with_owners, query))
+        return [run_info(row, self._registry, self._known_waits(row), owners.get(row.n)) for row in rows]
 
     def _query(
         self,
@@ -125,7 +130,8 @@ class Introspection(Reading):
     async def info(self, run_id: str) -> RunInfo:
         """All that is known of a run. Raises RunNotFoundError."""
         row = await self._row(run_id)
-        info = run_info(row, self._registry, await self._waits(row))
+        owners = await self._read(lambda store: read_owners(store, [row]))
+        info = run_info(row, self._registry, await self._waits(row), owners.get(row.n))
         spent = await self._read(partial(find_budget, run_id))
         return info if spent is None else msgspec.structs.replace(info, budget=budget_info(spent))
 
@@ -136,7 +142,22 @@ class Introspection(Reading):
             RunNotFoundError: no run has this id.
         """
         row = await self._row(run_id)
-        return sentence(row, await self._waits(row), self._now())
+        said = sentence(row, await self._waits(row), self._now())
+        owned = await self._read(partial(_whose, row, self._now()))
+        return f"{said}; {owned}" if owned else said
+
+    async def replicas(self) -> list[ReplicaInfo]:
+        """The replicas that have the store open, by number: those whose lease has run out, too, until others have
+        taken over. None where the store has one owner."""
+        return replica_infos(await self._ownership())
+
+    async def unowned(self) -> list[UnownedRuns]:
+        """Unended runs that no replica owns, by workflow and version: those that nobody can run come first."""
+        return unowned_runs(await self._ownership())
+
+    async def _ownership(self) -> Ownership:
+        now = self._now()
+        return await self._read(lambda store: read_ownership(store, now))
 
     async def progress(self, run_id: str) -> dict[str, Update]:
         """The newest value that a run has reported under each key, whether it has ended or not. Raises RunNotFoundError.
@@ -155,9 +176,20 @@ class Introspection(Reading):
     async def tree(self, run_id: str) -> RunTree:
         """A run and all below it. Raises RunNotFoundError."""
         top = await self._row(run_id)
-        rows = await self._read(lambda store: store.list_runs(RunQuery(root_n=top.root_n, limit=_ALL)))
-        below = [(row, self._known_waits(row)) for row in rows if row.n >= top.n]
-        return run_tree(below, top.n, self._registry)
+        query = RunQuery(root_n=top.root_n, limit=_ALL)
+        rows, owners = await self._read(partial(_with_owners, query))
+        rows = [row for row in rows if row.depth > top.depth or row.n == top.n]
+        infos = [run_info(row, self._registry, self._known_waits(row), owners.get(row.n)) for row in rows]
+        return run_tree(list(zip(rows, infos, strict=True)), top.n)
+
+
+def _with_owners(query: RunQuery, store: StoreReader) -> tuple[list[RunRow], Mapping[int, int]]:
+    rows = store.list_runs(query)
+    return rows, read_owners(store, rows)
+
+
+def _whose(row: RunRow, now: float, store: StoreReader) -> str:
+    return whose(row, read_owners(store, [row]).get(row.n), read_ownership(store, now))
 
 
 def _statuses(status: RunStatus | str | Sequence[RunStatus | str] | None) -> tuple[RunStatus, ...]:

@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 from rotor_actors.engine import Engine
 from rotor_actors.messages import Pending
-from rotor_actors.records import Kind, RunRow
+from rotor_actors.records import Kind, RunRow, RunStatus
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
+from rotor_actors.stores.base import RunQuery, StoreReader
 from rotor_actors.waits import Reason, Wait
+
+_LIVE = (RunStatus.QUEUED, RunStatus.RUNNING)
+_MOST_CHILDREN = 4
 
 
 def waits_of(engine: Engine, run: Run, suspects_before: Callable[[Run], int | None]) -> list[Wait]:
@@ -122,3 +126,11 @@ def stored_waits(row: RunRow, children: list[RunRow]) -> list[Wait]:
         for child in children
     ]
     return waits or [Wait(Reason.OWNER, since=row.attempt_at, due=row.wake_at)]
+
+
+def read_stored_waits(row: RunRow, store: StoreReader) -> list[Wait]:
+    """The same, with the children that the store knows."""
+    if row.status.is_terminal:
+        return []
+    query = RunQuery(statuses=_LIVE, parent_n=row.n, limit=_MOST_CHILDREN)
+    return stored_waits(row, store.list_runs(query))

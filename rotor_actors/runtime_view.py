@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rotor_actors import control
 from rotor_actors.clock import Clock, SystemClock
 from rotor_actors.errors import RuntimeStateError
-from rotor_actors.executor import Executor, ThreadExecutor
-from rotor_actors.live_waits import stored_waits
+from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
+from rotor_actors.live_waits import read_stored_waits, stored_waits
+from rotor_actors.ownership import LOOK_AROUND_SECONDS
 from rotor_actors.payload import Codecs
-from rotor_actors.records import RunRow, RunStatus
+from rotor_actors.records import RunRow
 from rotor_actors.registry import Registry
+from rotor_actors.runtime import Runtime
 from rotor_actors.showing import Showing
-from rotor_actors.stores.base import RunQuery, StoreReader
+from rotor_actors.stores.base import StoreReader, StoreView
+from rotor_actors.stores.shared import is_shared_view
 from rotor_actors.stores.sqlite_view import SQLiteView
 from rotor_actors.waits import Wait
 from rotor_actors.workflows import Workflow
@@ -28,23 +31,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PAYLOAD_LIMIT = 2**40
-_LIVE = (RunStatus.QUEUED, RunStatus.RUNNING)
-_MOST_CHILDREN = 4
 
 
 class RuntimeView(Showing):
-    """Shows the runs of a store's file, beside the process that owns it or with no owner at all. Use it with `async with`.
+    """Shows the runs of a store, beside the process that owns it or with no owner at all. Use it with `async with`.
 
     It only reads: it takes no lock, never checkpoints, and keeps no commit of the owner waiting. What it shows is
-    durable. What a run does right now only its owner knows: `why` and `waiting_for` say what the file says.
+    durable. What a run does right now only its owner knows: `why` and `waiting_for` say what the store says.
 
     Args:
-        store: the file.
+        store: the file, or a `StoreView`.
         workflows: whose annotations type what is shown; without them inputs and results are plain values.
         clock: for tests.
 
     Raises (on entering):
-        StoreError: there is no such file, or it is of an older version.
+        StoreError: there is no such store, or it is of an older version.
         StoreVersionError, StoreCorruptedError: it cannot be read, and why.
 
     Example:
@@ -65,13 +66,13 @@ class RuntimeView(Showing):
 
     def __init__(
         self,
-        store: str | os.PathLike[str] = "rotor.db",
+        store: str | os.PathLike[str] | StoreView = "rotor.db",
         *,
         workflows: Iterable[Workflow[Any, Any]] = (),
         clock: Clock | None = None,
     ) -> None:
-        path = store.removeprefix("sqlite:///") if isinstance(store, str) else store
-        self._store = SQLiteView(path)
+        self._store = _chosen_view(store)
+        self._given_clock = clock
         self._clock = clock or SystemClock()
         self._known = Registry(Codecs(_PAYLOAD_LIMIT), lambda workflow: None)
         for workflow in workflows:
@@ -82,7 +83,7 @@ class RuntimeView(Showing):
     async def __aenter__(self) -> RuntimeView:
         if self._executor is not None:
             raise RuntimeStateError("this view is open already, or was; make a new one")
-        self._executor = ThreadExecutor("rotor-view")
+        self._executor = InlineExecutor() if self._store.is_inline else ThreadExecutor("rotor-view")
         try:
             await self._executor.call(self._store.open)
         except BaseException:
@@ -96,6 +97,11 @@ class RuntimeView(Showing):
             self._is_open = False
             await self._executor.call(self._store.close)
             self._executor.close()
+
+    @property
+    def store(self) -> StoreView:
+        """What it looks at."""
+        return self._store
 
     @property
     def _registry(self) -> Registry:
@@ -112,14 +118,22 @@ class RuntimeView(Showing):
     # For its dashboard: what is done there, the owner of the store does
 
     async def perform(self, verb: str, arguments: Mapping[str, Any]) -> Any:
-        """Ask the process that owns the store to do what `verb` says.
+        """Have done what `verb` says: by the process that owns the store; or, where replicas share it, by becoming one of
+        them for as long as that takes. That one runs nothing: what needs a workflow's code is refused by name.
 
         Raises:
-            ControlError: it refuses, or no process has the store open.
+            ControlError: it is refused, or no process has the store open.
         """
-        return await asyncio.to_thread(partial(control.ask, self._store.path, verb, **arguments))
+        if isinstance(self._store, SQLiteView):
+            return await asyncio.to_thread(partial(control.ask, self._store.path, verb, **arguments))
+        if not is_shared_view(self._store):
+            raise control.ControlError(f"{type(self._store).__name__} can be looked at only: {verb} is not possible")
+        async with Runtime(self._store.replica_store(), drain_timeout=0, clock=self._given_clock) as runtime:
+            return await runtime.perform(verb, arguments)
 
     async def _newest(self) -> int:
+        if is_shared_view(self._store):
+            return int(self._now() / LOOK_AROUND_SECONDS)
         _, seq = await self._read(lambda store: store.last_numbers())
         return seq
 
@@ -130,27 +144,31 @@ class RuntimeView(Showing):
         return []
 
     async def _facts(self) -> list[tuple[str, str]]:
+        store = str(getattr(self._store, "path", type(self._store).__name__))
+        if not isinstance(self._store, SQLiteView):
+            return [("Store", store), ("Owner", "replicas share it")]
         try:
             owner = await self.perform("ping", {})
         except control.ControlError:
-            return [("Store", str(self._store.path)), ("Owner", "no process has it open: runs stand still")]
-        return [
-            ("Store", str(self._store.path)),
-            ("Owner", f"pid {owner['pid']}"),
-            ("Its workflows", ", ".join(owner["workflows"])),
-        ]
+            return [("Store", store), ("Owner", "no process has it open: runs stand still")]
+        return [("Store", store), ("Owner", f"pid {owner['pid']}"), ("Its workflows", ", ".join(owner["workflows"]))]
 
     def _not_ready(self) -> str:
         return "" if self._executor is not None else "the view is not open"
 
     def _can(self) -> Iterable[str]:
+        if not isinstance(self._store, SQLiteView):
+            return ("cancel", "send", "signal") if is_shared_view(self._store) else ()
         return ("cancel", "resume", "restart", "fork", "send", "signal") if control.is_possible() else ()
 
     def _known_waits(self, row: RunRow) -> list[Wait]:
         return stored_waits(row, [])
 
     async def _waits(self, row: RunRow) -> list[Wait]:
-        if row.status.is_terminal:
-            return []
-        query = RunQuery(statuses=_LIVE, parent_n=row.n, limit=_MOST_CHILDREN)
-        return stored_waits(row, await self._read(lambda store: store.list_runs(query)))
+        return await self._read(partial(read_stored_waits, row))
+
+
+def _chosen_view(store: str | os.PathLike[str] | StoreView) -> StoreView:
+    if isinstance(store, str):
+        return SQLiteView(store.removeprefix("sqlite:///"))
+    return SQLiteView(store) if isinstance(store, os.PathLike) else store

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rotor_actors.control import Verb
+from rotor_actors.ownership import LOOK_AROUND_SECONDS
 from rotor_actors.records import ItemPut, ItemRow, ItemsExpired, Together
 from rotor_actors.showing import AUDIT, Showing
 from rotor_actors.steering import Steering
@@ -30,7 +31,9 @@ class Serving(Steering, Showing):
         self._is_stopping = True
 
     async def _newest(self) -> int:
-        return self._open().journal.durable_seq
+        engine = self._open()
+        others = 0 if engine.sharing is None else int(engine.now() / LOOK_AROUND_SECONDS)
+        return engine.journal.durable_seq + others
 
     def _known_workflows(self) -> Iterable[Workflow[Any, Any]]:
         return self._open().registry.all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ import msgspec
 
 from rotor_actors.budget_node import BudgetRecord
 from rotor_actors.errors import ErrorInfo, PayloadError
+from rotor_actors.ownership import Ownership
 from rotor_actors.payload import Codec
 from rotor_actors.payload_json import to_json
 from rotor_actors.records import OutcomeStatus, RunFlag, RunRow, RunStatus, StepRow
@@ -50,6 +51,7 @@ class RunInfo(msgspec.Struct, frozen=True):
         is_released: its parent timed out on it, and it ran on.
         is_diverged: its code had changed when it was recovered.
         version: of its workflow, when it was created. origin_run_id: what it was restarted or forked from.
+        owner: the number of the replica that owns it, on a shared store; None: nobody, or it has ended. See `replicas`.
     """
 
     run_id: str
@@ -77,12 +79,69 @@ class RunInfo(msgspec.Struct, frozen=True):
     version: str | None = None
     origin_run_id: str | None = None
     budget: BudgetInfo | None = None
+    owner: int | None = None
 
     def _repr_html_(self) -> str:
         """For notebooks."""
         from rotor_actors.exports import run_html  # who shows nothing need not load it
 
         return run_html(self)
+
+
+class ReplicaInfo(msgspec.Struct, frozen=True):
+    """A process that has a shared store open, as it stood in the database.
+
+    Attributes:
+        number: of this incarnation; it is never used again. label: what it is called.
+        began_at: when it opened the store.
+        lease_left: for how many seconds nobody else may take over; below zero: others are about to.
+        workflows: what it can run: by workflow id the versions, None for any.
+        owned: how many unended runs it owns.
+        is_coordinator: what belongs to all replicas (lines of flow control, event ids, schedules) is in its hands.
+        is_draining: it is about to close, and claims nothing more.
+    """
+
+    number: int
+    label: str
+    began_at: datetime
+    lease_left: float
+    workflows: Mapping[str, list[str] | None]
+    owned: int
+    is_coordinator: bool
+    is_draining: bool
+
+
+class UnownedRuns(msgspec.Struct, frozen=True):
+    """Unended runs of a workflow and version that no replica owns.
+
+    Attributes:
+        runs: how many. parked: how many of them are not due before a time, or a message.
+        can_run: some replica that is alive can run them; else they stay until one comes.
+    """
+
+    workflow_id: str
+    version: str | None
+    runs: int
+    parked: int
+    can_run: bool
+
+
+def replica_infos(known: Ownership) -> list[ReplicaInfo]:
+    """The replicas, as they are shown."""
+    return [
+        ReplicaInfo(
+            row.number, row.label, _at(row.began_at), row.lease_until - known.now,
+            {each.workflow_id: None if each.versions is None else list(each.versions) for each in row.declared},
+            row.owned, row.is_coordinator, row.is_draining,
+        )
+        for row in sorted(known.replicas, key=lambda each: each.number)
+    ]  # fmt: skip
+
+
+def unowned_runs(known: Ownership) -> list[UnownedRuns]:
+    """Runs that nobody owns, as they are shown: first those that nobody can run."""
+    counts = sorted(known.unowned, key=lambda each: (each.is_declared, each.workflow_id, each.version or ""))
+    return [UnownedRuns(each.workflow_id, each.version, each.unowned, each.parked, each.is_declared) for each in counts]
 
 
 class Update(msgspec.Struct, frozen=True):
@@ -147,8 +206,8 @@ class RunTree(msgspec.Struct, frozen=True):
         return self.export("svg")
 
 
-def run_info(row: RunRow, registry: Registry, waits: list[Wait]) -> RunInfo:
-    """What is to be seen of a row, and of what it waits for."""
+def run_info(row: RunRow, registry: Registry, waits: list[Wait], owner: int | None = None) -> RunInfo:
+    """What is to be seen of a row, of what it waits for, and of who owns it."""
     workflow = registry.get(row.workflow_id)
     data_codec, result_codec = (None, None) if workflow is None else registry.codecs_of(workflow)
     cancelled = row.status is RunStatus.CANCELLED
@@ -177,6 +236,7 @@ def run_info(row: RunRow, registry: Registry, waits: list[Wait]) -> RunInfo:
         handler_of=row.parent_run_id if row.flags & RunFlag.HANDLER else None,
         version=row.version,
         origin_run_id=row.origin_run_id,
+        owner=owner,
     )
 
 
@@ -190,11 +250,12 @@ def step_infos(rows: list[StepRow]) -> list[StepInfo]:
     ]  # fmt: skip
 
 
-def run_tree(rows: list[tuple[RunRow, list[Wait]]], top: int, registry: Registry) -> RunTree:
-    """The tree below the run numbered `top`, of rows that hold it; iterative, for it may be deep."""
+def run_tree(runs: Sequence[tuple[RunRow, RunInfo]], top: int) -> RunTree:
+    """The tree below the run numbered `top`, of runs that hold it; iterative, for it may be deep."""
     built: dict[int, RunTree] = {}
-    for row, waits in sorted(rows, key=lambda each: each[0].n):
-        built[row.n] = node = RunTree(run_info(row, registry, waits), [])
+    # Where several replicas number their runs, a parent may have a larger number than its child.
+    for row, info in sorted(runs, key=lambda each: (each[0].depth, each[0].n)):
+        built[row.n] = node = RunTree(info, [])
         parent = None if row.parent_n is None else built.get(row.parent_n)
         if parent is not None:
             parent.children.append(node)

@@ -47,7 +47,8 @@ def ls(options: argparse.Namespace) -> int:
         if isinstance(error, DurationError):
             raise
         raise UsageError(str(error)) from error
-    print_rows([row_of(run) for run in runs], _COLUMNS, options.output)
+    columns = (*_COLUMNS[:-1], "owner", "note") if any(run.owner is not None for run in runs) else _COLUMNS
+    print_rows([row_of(run) for run in runs], columns, options.output)
     return DONE
 
 

@@ -79,8 +79,8 @@ def _command(commands: Any, name: str, module: str, function: str, help: str) ->
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     parser.set_defaults(module=module, function=function)
     parser.add_argument(
-        "--store", default=os.environ.get("ROTOR_STORE", "rotor.db"), metavar="FILE",
-        help="the store's file (default: $ROTOR_STORE, or rotor.db)",
+        "--store", default=os.environ.get("ROTOR_STORE", "rotor.db"), metavar="STORE",
+        help="the store: a file, or a URL (default: $ROTOR_STORE, or rotor.db)",
     )  # fmt: skip
     return parser
 
@@ -201,4 +201,9 @@ def _add_others(commands: Any) -> None:
     check.add_argument("--json", action="store_true", help="the report as JSON")
     for name, help in (("pause", "let no run of a flow-control key begin"), ("unpause", "let them begin again")):
         _command(commands, name, "steering", name, help).add_argument("key", metavar="KEY")
+    _with_output(
+        _command(
+            commands, "replicas", "replicas", "replicas", "list the replicas of a shared store, and what nobody owns"
+        )
+    )
     _with_output(_command(commands, "doctor", "doctor", "doctor", "look whether everything is as it should be"))

@@ -15,6 +15,7 @@ from rotor_actors.dashboard.running import workflows
 from rotor_actors.dashboard.shapes import Redact
 from rotor_actors.dashboard.window import Window
 from rotor_actors.exports import export_tree
+from rotor_actors.ownership import Ownership, has_owners, read_ownership
 
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -51,6 +52,7 @@ def build(
             "version": metadata.version("rotor-actors"),
             "workflows": sorted(workflow.id for workflow in window.workflows()),
             "actions": sorted(window.actions),
+            "is_shared": await window.read(has_owners),
         }
 
     async def statistics(_: Request, __: Visitor) -> dict[str, Any]:
@@ -58,6 +60,10 @@ def build(
 
     async def services(_: Request, __: Visitor) -> dict[str, Any]:
         return {"services": window.services(), "facts": await window.facts(), "audit": await window.audit()}
+
+    async def replicas(_: Request, __: Visitor) -> Ownership:
+        known: Ownership = await window.read(lambda store: read_ownership(store, window.now()))
+        return known
 
     async def export(request: Request, _: Visitor) -> Response:
         run_id, format = request.text("id"), request.query.get("format", "html")
@@ -76,7 +82,13 @@ def build(
         actions,
         Guard(auth, read_only=read_only, insecure=insecure),
         window.newest,
-        {"api/session": session, "api/workflows": statistics, "api/services": services, "api/export": export},
+        {
+            "api/session": session,
+            "api/workflows": statistics,
+            "api/services": services,
+            "api/replicas": replicas,
+            "api/export": export,
+        },
         window.not_ready,
         (lambda: Response(metrics.text(), metrics.content_type)) if metrics is not None else None,
     )

@@ -10,6 +10,7 @@ import msgspec
 from rotor_actors.dashboard.asgi import HttpError, Request
 from rotor_actors.dashboard.shapes import Redact, RunJson, payload_text, run_json
 from rotor_actors.dashboard.timeline import Span, spans
+from rotor_actors.ownership import owner_names
 from rotor_actors.progress import Report, reports_of
 from rotor_actors.records import Kind, RunFlag, RunRow, RunStatus, StepRow
 from rotor_actors.stores.base import RunQuery, StoreReader
@@ -95,12 +96,13 @@ class Reading:
             before_at=None if last is None else last.created_at,
         )
 
-        def read(store: StoreReader) -> tuple[list[RunRow], dict[RunStatus, int]]:
-            return store.list_runs(query), store.count_by_status(None)
+        def read(store: StoreReader) -> tuple[list[RunRow], dict[RunStatus, int], Mapping[int, str]]:
+            rows = store.list_runs(query)
+            return rows, store.count_by_status(None), owner_names(store, rows)
 
-        rows, counts = await self._read(read)
+        rows, counts, owners = await self._read(read)
         return {
-            "runs": [run_json(row, self._redact) for row in rows[:limit]],
+            "runs": [run_json(row, self._redact, owners.get(row.n, "")) for row in rows[:limit]],
             "next": rows[limit - 1].run_id if len(rows) > limit else None,
             "counts": {status.value: count for status, count in counts.items()},
         }
@@ -110,15 +112,18 @@ class Reading:
         row = await self.row(request.text("id"))
         limit = request.number("steps", 200, at_most=20_000)
 
-        def read(store: StoreReader) -> tuple[list[RunRow], list[StepRow], list[RunRow], int, dict[str, Report]]:
+        def read(
+            store: StoreReader,
+        ) -> tuple[list[RunRow], list[StepRow], list[RunRow], int, dict[str, Report], Mapping[int, str]]:
             children = store.list_runs(RunQuery(parent_n=row.n, limit=limit + 1))
             reports = reports_of(store, row.n) if row.flags & RunFlag.REPORTS else {}
-            return _above(store, row), store.steps(row.n), children, _count_below(store, row), reports
+            below = _count_below(store, row)
+            return _above(store, row), store.steps(row.n), children, below, reports, owner_names(store, [row])
 
-        above, steps, children, below, reports = await self._read(read)
+        above, steps, children, below, reports, owners = await self._read(read)
         lines = _lines(steps, children, self._redact)
         return Detail(
-            run=run_json(row, self._redact),
+            run=run_json(row, self._redact, owners.get(row.n, "")),
             input=payload_text(row, "input", row.input, self._redact),
             result=payload_text(row, "result", row.result, self._redact),
             headers=_headers(row, self._redact),
@@ -151,7 +156,8 @@ def _tree(rows: list[RunRow], top: RunRow) -> dict[str, Any]:
     index: dict[int, int] = {}
     nodes: list[tuple[Any, ...]] = []
     left_out = 0
-    for row in reversed(rows):
+    # Where several replicas number their runs, a parent may have a larger number than its child.
+    for row in sorted(rows, key=lambda each: (each.depth, each.n)):
         parent = -1 if row.n == top.n else index.get(row.parent_n or 0)
         if parent is None:
             continue
@@ -189,7 +195,8 @@ def _count_below(store: StoreReader, row: RunRow) -> int:
     if row.n == row.root_n:
         return sum(counts.values()) - 1
     below = {row.n}
-    for each in reversed(store.list_runs(RunQuery(root_n=row.root_n, limit=LARGEST_TREE))):
+    rows = store.list_runs(RunQuery(root_n=row.root_n, limit=LARGEST_TREE))
+    for each in sorted(rows, key=lambda each: each.depth):
         if each.parent_n in below:
             below.add(each.n)
     return len(below) - 1

@@ -45,9 +45,11 @@ class RunJson(msgspec.Struct):
     marks: list[str]
     error: ErrorInfo | None
     reason: str
+    owner: str = ""
+    """The replica that owns it, on a shared store."""
 
 
-def run_json(row: RunRow, redact: Redact | None = None) -> RunJson:
+def run_json(row: RunRow, redact: Redact | None = None, owner: str = "") -> RunJson:
     """A row as the page wants it."""
     return RunJson(
         run_id=row.run_id,
@@ -65,6 +67,7 @@ def run_json(row: RunRow, redact: Redact | None = None) -> RunJson:
         marks=marks_of(row),
         error=_error(row, redact),
         reason=_reason(row),
+        owner=owner,
     )
 
 

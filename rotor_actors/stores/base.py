@@ -156,6 +156,26 @@ class StoreReader(Protocol):
         ...
 
 
+class StoreView(StoreReader, Protocol):
+    """A store as seen by somebody who does not own it: it is read, and nothing else."""
+
+    is_inline: bool
+    """As `Store.is_inline`."""
+
+    def open(self) -> None:
+        """Look whether it is one of ours, and connect.
+
+        Raises:
+            StoreError: it is not there, or of an older version that no owner has opened since.
+            StoreVersionError, StoreCorruptedError: a newer program wrote it; it is not one of ours.
+        """
+        ...
+
+    def close(self) -> None:
+        """Closing twice is fine."""
+        ...
+
+
 class Store(StoreReader, Protocol):
     """Where entries go. Plain blocking calls: the runtime makes them where they block nobody.
 

@@ -10,12 +10,12 @@ none; only its owner records anything of it. What concerns a run that another re
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import msgspec
 
 from rotor_actors.records import Entry, ItemRow, MailKind, RunRow
-from rotor_actors.stores.base import LiveRun, Store, StoreReader
+from rotor_actors.stores.base import LiveRun, Store, StoreReader, StoreView
 
 LEASE_SECONDS = 10.0
 RUNS_PER_CLAIM = 500
@@ -114,6 +114,14 @@ class SharedReader(StoreReader, Protocol):
         ...
 
 
+class SharedView(StoreView, SharedReader, Protocol):
+    """A shared store as seen by somebody who is no replica."""
+
+    def replica_store(self) -> SharedStore:
+        """The same, to be opened: whoever only looks becomes a replica for as long as it takes to tell runs something."""
+        ...
+
+
 class SharedStore(Store, SharedReader, Protocol):
     """See the module. Blocking calls, as all of a store's; `beat` may be made by a thread of its own at any time.
 
@@ -186,3 +194,8 @@ class SharedStore(Store, SharedReader, Protocol):
 def is_shared(store: Store) -> bool:
     """May several replicas open it at a time?"""
     return hasattr(store, "claim")
+
+
+def is_shared_view(store: StoreView) -> TypeGuard[SharedView]:
+    """Is it the view of a store that several replicas may open?"""
+    return hasattr(store, "replica_store")

@@ -21,7 +21,7 @@ from rotor_actors.stores.shared import (
 from rotor_actors.stores.shared_database import SharedDatabase
 from rotor_actors.stores.transaction import TransactionCall
 
-__all__ = ["SharedDatabase", "SharedMemoryStore"]
+__all__ = ["SharedDatabase", "SharedMemoryStore", "SharedMemoryView"]
 
 
 class SharedMemoryStore:
@@ -152,6 +152,9 @@ class SharedMemoryStore:
     def unowned(self) -> list[OwnershipCount]:
         return self.database.unowned()
 
+    def database_time(self) -> float:
+        return self.database.clock()
+
     def reap(self) -> int:
         self.database.expire_replicas()
         return self.database.free_runs()
@@ -166,6 +169,17 @@ class SharedMemoryStore:
 
     def free(self, pages: int) -> int:
         return 0
+
+
+class SharedMemoryView(SharedMemoryStore):
+    """A `SharedDatabase` as seen by somebody who is no replica: for `RuntimeView`."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def replica_store(self) -> SharedMemoryStore:
+        return SharedMemoryStore(self.database, lease=self.lease)
 
 
 def _no_hint() -> None: ...

@@ -24,6 +24,7 @@ export interface Run {
   marks: string[];
   error: RunError | null;
   reason: string;
+  owner: string;
 }
 
 export interface StepLine {
@@ -81,12 +82,33 @@ export interface Service {
   restart: string;
 }
 
+export interface Replica {
+  number: number;
+  label: string;
+  began_at: number;
+  lease_until: number;
+  declared: { workflow_id: string; versions: string[] | null }[];
+  is_coordinator: boolean;
+  is_draining: boolean;
+  owned: number;
+}
+
+/** Runs of a workflow and version that no replica owns. */
+export interface Unowned {
+  workflow_id: string;
+  version: string | null;
+  unowned: number;
+  parked: number;
+  is_declared: boolean;
+}
+
 export interface Session {
   user: string;
   read_only: boolean;
   version: string;
   workflows: string[];
   actions: string[];
+  is_shared: boolean;
 }
 
 export interface AuditEntry {

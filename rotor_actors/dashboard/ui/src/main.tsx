@@ -4,6 +4,7 @@ import { get, type Session } from "./api";
 import { live, useConnection } from "./live";
 import { link, useRoute } from "./router";
 import { Loading, Problem } from "./ui";
+import { ReplicasView } from "./views/replicas";
 import { RunView } from "./views/run";
 import { RunsView } from "./views/runs";
 import { SendView } from "./views/send";
@@ -36,6 +37,7 @@ function App() {
     ["runs", "Runs"],
     ["workflows", "Workflows"],
     ["services", "Runtime"],
+    ...(session?.is_shared ? [["replicas", "Replicas"]] : []),
     ...(session && !session.read_only && session.actions.some((each) => each === "send" || each === "signal") ? [["send", "Send"]] : []),
   ] as const;
   return (
@@ -67,6 +69,7 @@ function App() {
         {session && route.view === "run" && <RunView key={route.query.get("id")} route={route} session={session} />}
         {session && route.view === "workflows" && <WorkflowsView />}
         {session && route.view === "services" && <ServicesView />}
+        {session && route.view === "replicas" && <ReplicasView />}
         {session && route.view === "send" && <SendView session={session} />}
       </main>
     </>

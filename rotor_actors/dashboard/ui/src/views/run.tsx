@@ -102,6 +102,12 @@ function Facts({ run, detail }: { run: Run; detail: RunDetail }) {
       <dd>
         <Took run={run} />
       </dd>
+      {run.owner && (
+        <>
+          <dt>Owner</dt>
+          <dd>replica {run.owner}</dd>
+        </>
+      )}
       <dt>Runs below</dt>
       <dd>{detail.below}</dd>
       {detail.progress && (

@@ -92,7 +92,7 @@ export function RunsView({ route, session }: { route: Route; session: Session })
         </label>
       </form>
       <Problem text={page.error} />
-      {page.value === null ? <Loading of="runs" /> : <Table runs={page.value.runs} />}
+      {page.value === null ? <Loading of="runs" /> : <Table runs={page.value.runs} isShared={session.is_shared} />}
       <div class="actions">
         <button type="button" disabled={!chosen.after} onClick={previous}>
           ← Back
@@ -105,7 +105,7 @@ export function RunsView({ route, session }: { route: Route; session: Session })
   );
 }
 
-function Table({ runs }: { runs: Run[] }) {
+function Table({ runs, isShared }: { runs: Run[]; isShared: boolean }) {
   if (!runs.length) return <p class="dim">No run fits. Start one, or widen the filters.</p>;
   return (
     <div class="scroll">
@@ -118,6 +118,7 @@ function Table({ runs }: { runs: Run[] }) {
             <th scope="col">Created</th>
             <th scope="col">Took</th>
             <th scope="col">Invoked by</th>
+            {isShared && <th scope="col">Owner</th>}
             <th scope="col">Note</th>
           </tr>
         </thead>
@@ -144,6 +145,7 @@ function Table({ runs }: { runs: Run[] }) {
                   <span class="dim">–</span>
                 )}
               </td>
+              {isShared && <td>{run.owner || <span class="dim">{run.ended_at === null ? "nobody" : "–"}</span>}</td>}
               <td class="note">
                 {run.error ? `${run.error.type}: ${run.error.message}` : run.reason || run.waiting_for}
                 {run.attempt > 1 ? ` · attempt ${run.attempt}` : ""}
