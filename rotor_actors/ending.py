@@ -146,6 +146,8 @@ class Ending:
         row.status, row.result, row.error = status, result, error
         row.ended_at, row.end_seq = kernel.now(), kernel.journal.next_seq
         entries: list[Entry] = [RunChanged(row)]  # the last there is: it changes no more
+        if run.parent is None and row.parent_n is not None and self._finishing.remote is not None:
+            entries += self._finishing.remote.end_entries(run)
         if note is not None and (note.steps or note.invokes):
             entries.append(StepRecorded(self._failure_row(run, note)))
         handler = run.workflow.on_failure if run.workflow is not None and status is RunStatus.FAILED else None

@@ -11,7 +11,7 @@ import contextvars
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -62,6 +62,9 @@ from rotor_actors.transactions import Transactions
 from rotor_actors.workflows import Workflow
 from supervisors import await_chain
 
+if TYPE_CHECKING:
+    from rotor_actors.replicas.borders import Borders
+
 _logger = logging.getLogger("rotor_actors")
 
 
@@ -78,6 +81,11 @@ class Engine(Kernel):
     ) -> None:
         super().__init__(ports, options, last_numbers=last_numbers, on_store_failure=on_store_failure)
         self.finishing = Finishing(self)
+        self.borders: Borders | None = None
+        if self.sharing is not None and self.finishing.remote is not None:
+            from rotor_actors.replicas.borders import Borders  # here: a store of one's own need not load it
+
+            self.borders = Borders(self, self.sharing, self.finishing)
         self.ending = Ending(self, self.finishing)
         self.paging = Paging(self, self.ending)
         self.run_timeouts = RunTimeouts(self, self.finishing)

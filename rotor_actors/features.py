@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 from rotor_actors.messages import Known, Pending
-from rotor_actors.records import Entry, ItemRow, ItemsDropped, Kind
+from rotor_actors.records import Entry, ItemRow, ItemsDropped, Kind, RunRow
 from rotor_actors.run import Run
 from rotor_actors.workflows import Workflow
 
@@ -88,6 +88,10 @@ class Feature:
 
         Of a tree that is cancelled this comes run by run, leaves first, in slices: entries may have come between.
         """
+
+    def ended_elsewhere(self, watcher: Run, row: RunRow) -> None:
+        """A run that another replica owned has ended, and `watcher`, which is ours, is told: it is its parent, or
+        watches it (`RunWatched`). It may be told twice. Called within an act."""
 
 
 class StepFeature(Feature, ABC):
@@ -218,6 +222,10 @@ class Features:
         if owners:
             entries.append(ItemsDropped(owners))
         return entries
+
+    def ended_elsewhere(self, watcher: Run, row: RunRow) -> None:
+        for feature in self._all:
+            feature.ended_elsewhere(watcher, row)
 
     def run_ended(self, run: Run) -> None:
         for feature, concerned in self._after_ends:

@@ -48,6 +48,8 @@ class Finishing:
         run.mailbox = None
         kernel.timers.discard(run)
         kernel.journal.forget_rest(run.row.n)
+        if self.remote is not None:
+            self.remote.parent_ended(run)
         kernel.tree.remove(run)
         had_begun = run.row.n not in kernel.gate.passes or kernel.gate.leave(run)
         if run.row.parent_n is None:

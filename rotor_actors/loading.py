@@ -15,6 +15,7 @@ from rotor_actors.records import (
     Outcome,
     OutcomeStatus,
     RunFlag,
+    RunRow,
     RunStatus,
     StepRow,
 )
@@ -190,7 +191,7 @@ def _child_ended(child: ChildRow, seq: int) -> StepEnded:
     return StepEnded(child.key, child_outcome(child), seq, child.ended_at or 0.0, child.run_id, child.workflow_id)
 
 
-def child_outcome(child: ChildRow) -> Outcome:
+def child_outcome(child: ChildRow | RunRow) -> Outcome:
     """What a child's end is to its parent."""
     payload = child.result if child.status is RunStatus.COMPLETED else child.error
     return Outcome(_OUTCOME_OF[child.status], payload)
