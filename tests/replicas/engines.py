@@ -1,16 +1,17 @@
 """Engines on one shared store, by hand: no loop claims, no heartbeat beats; a test says what happens next.
 
-    async with Sea(parent, child) as sea:
-        a, b = await sea.replica(), await sea.replica()
-        a.spills = {"child"}                   # children of this workflow are released as they are spawned
-        await a.start(parent, run_id="p")
-        await sea.settle()                     # all of them come to rest; mail is delivered
-        await b.take_in()                      # b claims what nobody owns
+async with Sea(parent, child) as sea:
+    a, b = await sea.replica(), await sea.replica()
+    a.spills = {"child"}                   # children of this workflow are released as they are spawned
+    await a.start(parent, run_id="p")
+    await sea.settle()                     # all of them come to rest; mail is delivered
+    await b.take_in()                      # b claims what nobody owns
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from rotor_actors.clock import ManualClock
 from rotor_actors.engine import Engine
 from rotor_actors.errors import StoreError
 from rotor_actors.executor import InlineExecutor
+from rotor_actors.flow.ticket import Ticket
 from rotor_actors.ids import RandomIds
 from rotor_actors.kernel import Options, Ports
 from rotor_actors.loader import Loader
@@ -107,9 +109,12 @@ class Replica(Engine):
         assert self.finishing.remote is not None
         return self.finishing.remote
 
-    def create(self, row: RunRow, workflow: Workflow[Any, Any], parent: Run | None, *more: Any) -> Run:
+    def create(
+        self, row: RunRow, workflow: Workflow[Any, Any], parent: Run | None, context: contextvars.Context | None,
+        ticket: Ticket | None = None,
+    ) -> Run:  # fmt: skip
         if parent is None or workflow.id not in self.spills:
-            return super().create(row, workflow, parent, *more)
+            return super().create(row, workflow, parent, context, ticket)
         self.journal.append(RunsReleased([row.n]))
         stub: Run = self.remote.stub(row.copy(), parent)
         return stub

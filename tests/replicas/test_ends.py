@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+
 import pytest
 from engines import Sea, committed
 
 from rotor_actors import Context, workflow
 from rotor_actors.errors import NonRetriableError, WorkflowFailedError
 from rotor_actors.records import EndSeen, Fact, MailKind, RunFlag
+from rotor_actors.run import Run
+from rotor_actors.stores.shared import Mail
 
 pytestmark = pytest.mark.asyncio
 
@@ -46,7 +49,7 @@ async def test_a_child_that_another_replica_took_ends_and_its_parent_goes_on() -
         assert await b.take_in() == [sea.child_of("p", "call x").run_id]
         await sea.advance("2m")
         assert sea.result("p") == ["x done"]
-        assert sea.database.letters == {}
+        assert sea.database.office.letters == {}
         assert not sea.child_of("p", "call x").flags & RunFlag.UNSEEN
         assert len(a.tree) == len(b.tree) == 0
 
@@ -88,7 +91,7 @@ async def test_until_its_parent_has_seen_the_end_the_child_runs_to_it() -> None:
         assert row.flags & RunFlag.UNSEEN
         [known] = sea.database.histories([sea.row("p").n])[sea.row("p").n].children
         assert not known.status.is_terminal
-        assert [letter.kind for letter in sea.database.letters.values()] == [MailKind.ENDED]
+        assert [letter.kind for letter in sea.database.office.letters.values()] == [MailKind.ENDED]
 
 
 async def test_mail_that_comes_twice_ends_a_child_once() -> None:
@@ -100,8 +103,8 @@ async def test_mail_that_comes_twice_ends_a_child_once() -> None:
         await b.take_in(1)
         sea.delivers = False
         await sea.advance("2m")
-        [letter] = sea.database.letters.values()
-        sea.database._send(letter.to, letter.kind, letter.body)
+        [letter] = sea.database.office.letters.values()
+        sea.database.office.post(letter.to, letter.kind, letter.body)
         seen: list[Fact] = []
         a.store.before_commit = lambda entries: seen.extend(committed(entries, EndSeen))
         await a.mailroom.collect()
@@ -109,7 +112,7 @@ async def test_mail_that_comes_twice_ends_a_child_once() -> None:
         sea.delivers = True
         await sea.settle()
         assert len(seen) == 1
-        assert sea.database.letters == {}
+        assert sea.database.office.letters == {}
         await b.take_in()
         await sea.advance("2m")
         assert sea.result("p") == ["x done", "y done"]
@@ -150,11 +153,13 @@ async def test_mail_of_an_unknown_kind_keeps_no_other_waiting() -> None:
         await a.start(parent, ["x"])
         await sea.settle()
         await b.take_in()
-        sea.database._send(sea.row("p").n, MailKind.REPLY, b"what?")
-        sea.database._send(-a.store.replica, MailKind.REPLY, b"what?")
+        sea.database.office.post(sea.row("p").n, MailKind.REPLY, b"what?")
+        sea.database.office.post(-a.store.replica, MailKind.REPLY, b"what?")
         await sea.advance("2m")
         assert sea.result("p") == ["x done"]
-        assert [letter.kind for letter in sea.database.letters.values()] == [MailKind.REPLY], "that to the run is gone"
+        assert [letter.kind for letter in sea.database.office.letters.values()] == [MailKind.REPLY], (
+            "that to the run is gone"
+        )
 
 
 async def test_a_handler_that_breaks_keeps_no_other_waiting(caplog: pytest.LogCaptureFixture) -> None:
@@ -165,12 +170,12 @@ async def test_a_handler_that_breaks_keeps_no_other_waiting(caplog: pytest.LogCa
         await sea.settle()
         await b.take_in()
 
-        def broken(*_: object) -> None:
+        def broken(mail: Mail, run: Run | None) -> None:
             raise ZeroDivisionError
 
         assert a.sharing is not None
         a.sharing.handlers[MailKind.REPLY] = broken
-        sea.database._send(-a.store.replica, MailKind.REPLY, None)
+        sea.database.office.post(-a.store.replica, MailKind.REPLY, None)
         await sea.advance("2m")
         assert sea.result("p") == ["x done"]
         assert sum("could not be acted on" in record.message for record in caplog.records) == 1
@@ -186,8 +191,7 @@ async def test_mail_waits_while_its_run_is_being_taken_in() -> None:
         assert a.sharing is not None
         a.sharing.taking_in.add(sea.row("p").n)
         await sea.advance("2m")
-        assert len(sea.database.letters) == 1
+        assert len(sea.database.office.letters) == 1
         a.sharing.taking_in.clear()
         await sea.settle()
         assert sea.result("p") == ["x done"]
-
