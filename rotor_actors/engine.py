@@ -11,7 +11,7 @@ import contextvars
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -51,6 +51,7 @@ from rotor_actors.records import (
     StepRecorded,
     StepRow,
 )
+from rotor_actors.replicas.borders import Borders
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.run_queue import Runnable
@@ -61,9 +62,6 @@ from rotor_actors.threads import ThreadCall
 from rotor_actors.transactions import Transactions
 from rotor_actors.workflows import Workflow
 from supervisors import await_chain
-
-if TYPE_CHECKING:
-    from rotor_actors.replicas.borders import Borders
 
 _logger = logging.getLogger("rotor_actors")
 
@@ -82,9 +80,7 @@ class Engine(Kernel):
         super().__init__(ports, options, last_numbers=last_numbers, on_store_failure=on_store_failure)
         self.finishing = Finishing(self)
         self.borders: Borders | None = None
-        if self.sharing is not None and self.finishing.remote is not None:
-            from rotor_actors.replicas.borders import Borders  # here: a store of one's own need not load it
-
+        if self.sharing is not None:
             self.borders = Borders(self, self.sharing, self.finishing)
         self.ending = Ending(self, self.finishing)
         self.paging = Paging(self, self.ending)

@@ -18,7 +18,7 @@ MAILS_PER_READ = 500
 
 
 class Mailroom:
-    """Reads the mail on each `poke`, and each `poll` seconds: hints may be lost, and the store is the truth.
+    """Reads the mail on each hint, and each second or so: hints may be lost, and the store is the truth.
 
     A message is acted on once: the entry that follows from it takes it away, and until that is durable its number is
     remembered. What cannot be acted on yet (its run is not taken in, nobody knows its kind) stays where it is, is read
@@ -29,30 +29,17 @@ class Mailroom:
     def __init__(self, kernel: Kernel, sharing: Sharing) -> None:
         self._kernel = kernel
         self._sharing = sharing
-        self._wake = asyncio.Event()
         self._taken: dict[int, int] = {}
         """Messages that were acted on, each with the entry that takes it away."""
         self._broken: set[int] = set()
         self._round = asyncio.Lock()
 
-    def poke(self) -> None:
-        """There may be mail, or runs for which there is."""
-        self._wake.set()
-
-    async def serve(self, poll: float = 1.0) -> None:
-        """Act on what comes, for as long as the replica lives. `poll` is in seconds of the clock port."""
-        while True:
-            self._wake.clear()
-            try:
-                await self.collect()
-            except StoreError as error:
-                self._kernel.journal.fail(error)
-                return
-            alarm = self._kernel.ports.clock.call_at(self._kernel.ports.clock.now() + poll, self._wake.set)
-            try:
-                await self._wake.wait()
-            finally:
-                alarm.cancel()
+    async def round(self, is_due: bool) -> None:
+        """What is done on a hint, and in any case after a while. A store that cannot be read ends the incarnation."""
+        try:
+            await self.collect()
+        except StoreError as error:
+            self._kernel.journal.fail(error)
 
     async def collect(self) -> int:
         """Read all that is there, and act on it. Gives how many messages were acted on."""

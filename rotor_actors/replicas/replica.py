@@ -86,9 +86,12 @@ class Replica:
         claiming = Claiming(engine, sharing, TakingIn(engine, sharing, recovery), room, self._options.label)
         poll, chance = self._store.lease / _POLLS_PER_LEASE, engine.ports.rng.random
         self.claims = Rounds(claiming.round, poll, chance)
-        sharing.rounds.append(self.claims)
+        assert engine.borders is not None
+        mail = Rounds(engine.borders.mailroom.round, poll, chance)
+        sharing.rounds += [self.claims, mail]
         sharing.wake(is_due=True)
-        return [ChildSpec("heart", self.heart.serve), ChildSpec("claims", self.claims.serve)]
+        services = {"heart": self.heart, "claims": self.claims, "mail": mail}
+        return [ChildSpec(name, service.serve) for name, service in services.items()]
 
     async def drain(self) -> None:
         """About to close: claim nothing more. Raises StoreError."""
