@@ -90,8 +90,11 @@ class Replica:
         mail = Rounds(engine.borders.mailroom.round, poll, chance)
         sharing.rounds += [self.claims, mail]
         sharing.wake(is_due=True)
-        services = {"heart": self.heart, "claims": self.claims, "mail": mail}
-        return [ChildSpec(name, service.serve) for name, service in services.items()]
+        return [
+            ChildSpec("heart", self.heart.serve),
+            ChildSpec("claims", self.claims.serve),
+            ChildSpec("mail", mail.serve),
+        ]
 
     async def drain(self) -> None:
         """About to close: claim nothing more. Raises StoreError."""
