@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from rotor_actors.durations import Duration, humanize, seconds
 from rotor_actors.errors import RotorError
 
 _logger = logging.getLogger("rotor_actors")
@@ -44,6 +45,11 @@ class ControlError(RotorError):
     def __init__(self, message: str, *, error: str = "") -> None:
         super().__init__(message)
         self.error = error
+
+
+class ControlTimeoutError(ControlError):
+    """The process that owns the store took the request and did not answer in time. What was asked for may have been
+    done, or be done yet."""
 
 
 def address_of(store: str | os.PathLike[str]) -> str:
@@ -143,17 +149,37 @@ def _check_owner(address: str, store: str | os.PathLike[str]) -> None:
         raise PermissionError(f"{address} belongs to another user (uid {owner}): nothing was sent to it")
 
 
-def ask(store: str | os.PathLike[str], verb: str, **arguments: object) -> Any:
+def ask(store: str | os.PathLike[str], verb: str, *, within: Duration = "60s", **arguments: object) -> Any:
     """Ask the owner of a store to do something, and wait for what comes of it. Blocks.
 
+    Args:
+        within: how long it may take: a process whose event loop is blocked never answers. Cancelling lasts as long as
+            what is cancelled cleans up, deleting as long as there is something to delete.
+
     Raises:
+        ControlTimeoutError: no answer within that time; it may have been done.
         ControlError: it refused, by the name of its error; or nobody answers, and then nothing was done.
+        DurationError: `within` is no duration above zero.
     """
+    limit = seconds(within, name="within", exclusive=True)
+    try:
+        return _asked(store, verb, arguments, limit)
+    except TimeoutError as error:
+        raise ControlTimeoutError(
+            f"the process that owns {store} did not answer {verb!r} within {humanize(limit)}; look whether it was done, and "
+            f"whether that process hangs; allow more time with ask(…, within=…)"
+        ) from error
+
+
+def _asked(store: str | os.PathLike[str], verb: str, arguments: Mapping[str, object], limit: float) -> Any:
     address = address_of(store)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(limit)
         try:
             _check_owner(address, store)
             connection.connect(address)
+        except TimeoutError:
+            raise
         except OSError as error:
             raise ControlError(f"no running process answers for {store}: {error}") from error
         connection.sendall(msgspec.json.encode({"verb": verb, **arguments}) + b"\n")

@@ -122,7 +122,7 @@ class RuntimeView(Showing):
         them for as long as that takes. That one runs nothing: what needs a workflow's code is refused by name.
 
         Raises:
-            ControlError: it is refused, or no process has the store open.
+            ControlError: it is refused, or no process has the store open. ControlTimeoutError: it does not answer.
         """
         if isinstance(self._store, SQLiteView):
             return await asyncio.to_thread(partial(control.ask, self._store.path, verb, **arguments))
@@ -148,7 +148,9 @@ class RuntimeView(Showing):
         if not isinstance(self._store, SQLiteView):
             return [("Store", store), ("Owner", "replicas share it")]
         try:
-            owner = await self.perform("ping", {})
+            owner = await asyncio.to_thread(partial(control.ask, self._store.path, "ping", within="5s"))
+        except control.ControlTimeoutError:
+            return [("Store", store), ("Owner", "it does not answer: is its event loop blocked?")]
         except control.ControlError:
             return [("Store", store), ("Owner", "no process has it open: runs stand still")]
         return [("Store", store), ("Owner", f"pid {owner['pid']}"), ("Its workflows", ", ".join(owner["workflows"]))]

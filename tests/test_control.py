@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from rotor_actors import Runtime, control
+from rotor_actors import Runtime, RuntimeView, control
+from rotor_actors.errors import DurationError
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -49,3 +50,27 @@ async def test_a_socket_of_another_user_is_sent_nothing(tmp_path: Path, monkeypa
                 control.ask(store, "start", workflow="secret")
         with pytest.raises(BlockingIOError):
             other.accept()
+
+
+async def test_an_owner_that_does_not_answer_is_a_named_error_after_a_while(tmp_path: Path) -> None:
+    store = tmp_path / "rotor.db"
+    async with Runtime(store):
+        with pytest.raises(
+            control.ControlTimeoutError, match=r"did not answer 'ping' within 50ms; look whether it was"
+        ):
+            control.ask(store, "ping", within="50ms")  # here and now, so that the loop which would answer is blocked
+        assert (await asyncio.to_thread(control.ask, store, "ping"))["pid"] == os.getpid()
+    with pytest.raises(DurationError, match="within"):
+        control.ask(store, "ping", within=0)
+
+
+async def test_a_view_shows_that_the_owner_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object, **how: object) -> None:
+        assert how == {"within": "5s"}
+        raise control.ControlTimeoutError("silent")
+
+    async with Runtime(tmp_path / "rotor.db"):
+        monkeypatch.setattr(control, "ask", silent)
+        async with RuntimeView(tmp_path / "rotor.db") as view:
+            facts = dict(await view._facts())  # pyright: ignore[reportPrivateUsage]
+    assert "does not answer" in facts["Owner"]

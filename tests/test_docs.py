@@ -16,7 +16,7 @@ import pytest
 
 import rotor_actors
 import rotor_actors.errors
-from rotor_actors.control import ControlError
+from rotor_actors.control import ControlError, ControlTimeoutError
 from rotor_actors.telemetry import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,8 +31,11 @@ def test_each_error_has_a_place_of_its_own_that_says_what_to_do() -> None:
     }
     errors -= {"RotorError", "WorkflowError"}
     page = (DOCS / "errors.md").read_text("utf-8")
-    assert set(re.findall(r"^### (\w+)$", page, re.MULTILINE)) == errors | {ControlError.__name__}
-    assert page.count("*What to do:*") == len(errors) + 1
+    assert set(re.findall(r"^### (\w+)$", page, re.MULTILINE)) == errors | {
+        ControlError.__name__,
+        ControlTimeoutError.__name__,
+    }
+    assert page.count("*What to do:*") == len(errors) + 2
 
 
 def test_each_public_name_is_in_the_reference_and_the_reference_names_no_other() -> None:

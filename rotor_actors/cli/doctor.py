@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 from rotor_actors.cli.main import DONE, FAILED
 from rotor_actors.cli.output import print_rows
-from rotor_actors.control import ControlError, ask, is_possible
+from rotor_actors.control import ControlError, ControlTimeoutError, ask, is_possible
 from rotor_actors.errors import RotorError, StoreLockedError
 from rotor_actors.records import RunStatus
 from rotor_actors.runtime_view import RuntimeView
 from rotor_actors.stores.sqlite import SQLiteStore
 
+_PATIENCE = "5s"
 _LITTLE_ROOM = 512 * 2**20
 
 
@@ -138,7 +139,11 @@ def _owner(path: Path) -> Iterator[Finding]:
     if not path.exists() or not is_possible():
         return
     try:
-        owner = ask(path, "ping")
+        owner = ask(path, "ping", within=_PATIENCE)
+    except ControlTimeoutError:
+        yield Finding("owner", "error", f"the process that has the store open does not answer within {_PATIENCE}",
+                      "its event loop is blocked: look where (py-spy dump), and put what blocks into a sync step")  # fmt: skip
+        return
     except ControlError:
         yield Finding("owner", "ok", "no process has the store open")
         return

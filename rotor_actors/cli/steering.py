@@ -13,15 +13,20 @@ from typing import Any
 from rotor_actors.cli.main import DONE, FAILED
 from rotor_actors.cli.output import parse_data, print_one, print_rows
 from rotor_actors.cli.targets import load_runtime
-from rotor_actors.control import ControlError, ask
+from rotor_actors.control import ControlError, ControlTimeoutError, ask
 from rotor_actors.errors import StoreLockedError
 from rotor_actors.runtime import Runtime
+
+_USUAL, _LONG = "60s", "10m"
+_LONG_VERBS = frozenset({"cancel", "delete", "prune"})
 
 
 def _perform(options: argparse.Namespace, verb: str, **arguments: object) -> Any:
     """Ask the owner; without one, be it for a moment."""
     try:
-        return ask(options.store, verb, **arguments)
+        return ask(options.store, verb, within=_LONG if verb in _LONG_VERBS else _USUAL, **arguments)
+    except ControlTimeoutError:
+        raise  # somebody has it open, and may yet do it
     except ControlError as error:
         if error.error:
             raise
