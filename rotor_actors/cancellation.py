@@ -267,14 +267,14 @@ class Cancellation:
                 chain = "" if body is None else " > ".join(await_chain(body))
                 self.report.stuck.append(f"{run.where}: did not end within its grace period; it stands at {chain}")
                 actor.abandon()
-                self._kernel.stuck.append(actor)
+                self._kernel.stuck.keep_body(actor)
             self._finished(run)
         for step in sorted(self._steps, key=_place):
             task = step.task
             if task is not None and not step.is_in_thread:
                 chain = " > ".join(await_chain(task))
                 self.report.stuck.append(f"{step.where}: did not end within its grace period; it stands at {chain}")
-            self._kernel.stuck.append(step)
+            self._kernel.stuck.keep_task(task)
             self._kernel.steps.gone(step)
         self._steps.clear()
         self._check_done()

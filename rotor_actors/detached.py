@@ -38,7 +38,7 @@ class Detached(StepFeature):
         actor, busy = run.actor, ExitStack()
         assert isinstance(actor, RunActor)
         busy.enter_context(actor.busy())
-        self._kernel.in_background(self._start_if_new(run, actor, busy, pending, spec.run_id))
+        self._kernel.in_background(self._start_if_new(run, actor, busy, pending, spec.run_id), run)
 
     def withdraw(self, run: Run, pending: Pending) -> None:
         """What was started runs on; what is being looked up sees that nobody waits any more."""

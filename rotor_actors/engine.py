@@ -212,6 +212,12 @@ class Engine(Kernel):
             info = ErrorInfo(type(error).__name__, f"internal error: {error}")
             self.ending.end(runnable, RunStatus.FAILED, error=msgspec.msgpack.encode(info))
 
+    def look_up_broke(self, run: Run, error: BaseException) -> None:
+        if isinstance(run.actor, RunActor):
+            run.actor.shut_down()  # it would wait for ever
+        self.actor_broke(run, error)
+        self.journal.kick()
+
     def start_by_rules(
         self, row: RunRow, workflow: Workflow[Any, Any], context: contextvars.Context | None, *, merges: bool = True
     ) -> Started:
@@ -304,15 +310,15 @@ class Engine(Kernel):
         self.threads.abandon(call, step.where, partial(self.leftovers.ended, call))
 
     def execution_stuck(self, step: StepTask, task: asyncio.Task[Any]) -> None:
-        self.stuck.append(task)
+        self.stuck.keep_task(task)
         _logger.warning(
             "%s: timed out, and did not end within its grace period of %g s; nothing it does is recorded; it stands at %s",
             step.where, self.grace, " > ".join(await_chain(task)), extra={"run_id": step.run.row.run_id},
         )  # fmt: skip
 
     def _give_up(self, what: object) -> None:
-        self.stuck.append(what)
-        if isinstance(what, StepTask):
+        if isinstance(what, StepTask):  # else a thread's call, which the thread itself keeps
+            self.stuck.keep_task(what.task)
             self.steps.gone(what)
 
     @property

@@ -144,7 +144,7 @@ class Invoking:
         actor, busy = run.actor, ExitStack()
         assert isinstance(actor, RunActor)
         busy.enter_context(actor.busy())
-        self._kernel.in_background(self._spawn_if_free(run, actor, busy, pending, generation, run_id))
+        self._kernel.in_background(self._spawn_if_free(run, actor, busy, pending, generation, run_id), run)
 
     async def _spawn_if_free(
         self, run: Run, actor: RunActor, busy: ExitStack, pending: Pending, generation: int, run_id: str

@@ -86,7 +86,7 @@ class Joins(StepFeature):
                 targets[record.target] = None
         for target in targets:
             if self._kernel.tree.find(target) is None:
-                self._kernel.in_background(self._look_up(target))  # it ended, and the crash came before we were told
+                self._look_up(target)  # it ended, and the crash came before we were told
 
     # Steps
 
@@ -102,7 +102,7 @@ class Joins(StepFeature):
         self._add(joiner)
         live = kernel.tree.find(spec.run_id)
         if live is None:
-            kernel.in_background(self._look_up(spec.run_id))
+            self._look_up(spec.run_id)
         elif live.row.status.is_terminal:
             self._tell(live.row)  # cancelled, and still cleaning up
         return joiner.due
@@ -150,7 +150,11 @@ class Joins(StepFeature):
             payload = row.result if row.status is RunStatus.COMPLETED else row.error
             self._record([*joiners.values()], _OUTCOME_OF[row.status], EndNote(row.run_id, row.workflow_id, payload))
 
-    async def _look_up(self, target: str) -> None:
+    def _look_up(self, target: str) -> None:
+        waiting = self._of_target.get(target, {})
+        self._kernel.in_background(self._find(target), *(joiner.run for joiner in waiting.values()))
+
+    async def _find(self, target: str) -> None:
         """It does not run. Either it has ended, or there never was such a run."""
         kernel = self._kernel
         try:
@@ -217,7 +221,7 @@ class CancelSteps(StepFeature):
             actor, busy = run.actor, ExitStack()
             assert isinstance(actor, RunActor)
             busy.enter_context(actor.busy())
-            self._kernel.in_background(self._look_up(run, actor, busy, pending))
+            self._kernel.in_background(self._look_up(run, actor, busy, pending), run)
         elif live.row.status.is_terminal:
             self._record(run, pending, was_running=False)
         else:

@@ -13,6 +13,7 @@ import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -54,6 +55,7 @@ from rotor_actors.sharing import Sharing
 from rotor_actors.step_runner import StepRunner
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.shared import SharedStore, is_shared
+from rotor_actors.stuck import Stuck
 from rotor_actors.threads import Threads
 from rotor_actors.timers import Timers
 from rotor_actors.workflows import Workflow
@@ -147,8 +149,7 @@ class Kernel(ABC):
         self.claims = Claims()
         # Those under way: whoever waits for one gets its report also when the runtime closes before it is done.
         self.cancellations: dict[Canceller, None] = {}  # in the order in which they began
-        # What was abandoned is kept from being collected: it may still run.
-        self.stuck: list[object] = []
+        self.stuck = Stuck()
         self.on_progress: Callable[[Run], None] = lambda run: None
         # Told of each execution of a step's body, just before it begins: the world may see it from here on.
         self.on_effect: Callable[[Run, Pending, int], None] = lambda run, pending, execution: None
@@ -196,6 +197,10 @@ class Kernel(ABC):
     @abstractmethod
     def actor_broke(self, runnable: Runnable, error: BaseException) -> None:
         """An error of ours escaped from an actor."""
+
+    @abstractmethod
+    def look_up_broke(self, run: Run, error: BaseException) -> None:
+        """An error of ours escaped from a look-up that this run waits for."""
 
     @abstractmethod
     def start_by_rules(
@@ -344,16 +349,27 @@ class Kernel(ABC):
 
     # Looking things up, beside the run queue
 
-    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Look something up beside the run queue."""
+    def in_background(self, work: Coroutine[Any, Any, None], *waiting: Run) -> None:
+        """Look something up beside the run queue.
+
+        Args:
+            work: what is to be done; it says itself what becomes of errors of the store.
+            waiting: the runs that wait for it. After an error of ours they fail, by name: nobody else would ever tell them.
+        """
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._looked_up)
+        task.add_done_callback(partial(self._looked_up, waiting))
 
-    def _looked_up(self, task: asyncio.Task[None]) -> None:
+    def _looked_up(self, waiting: tuple[Run, ...], task: asyncio.Task[None]) -> None:
         self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:  # of ours: nobody else would ever tell
-            _logger.critical("looking something up in the store failed: %r", error, exc_info=error)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, StoreError):
+            self.journal.fail(error)
+            return
+        _logger.critical("looking something up in the store failed: %r", error, exc_info=error)
+        for run in waiting:
+            self.look_up_broke(run, error)
 
     async def stop_background(self) -> None:
         """Look up nothing any more."""

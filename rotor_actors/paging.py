@@ -25,7 +25,7 @@ class Paging:
 
     def fetch(self, run: Run, pages: EndPages) -> None:
         """Read the next page, and hand it to the run's actor. All of it is durable: the loader waited for that."""
-        self._kernel.in_background(self._fetch(run, pages))
+        self._kernel.in_background(self._fetch(run, pages), run)
 
     async def _fetch(self, run: Run, pages: EndPages) -> None:
         kernel, actor = self._kernel, run.actor

@@ -317,8 +317,10 @@ async def test_a_stuck_step_is_abandoned_fenced_and_reported_with_where_it_stand
         assert handle.run_id in stuck
         assert "step 'stuck-one'" in stuck
         assert "refuse_to_go" in stuck
+        assert len(world.runtime._engine.stuck) == 1  # pyright: ignore[reportPrivateUsage]
         let_go.set()
         await world.settle()
+        assert len(world.runtime._engine.stuck) == 0, "let go of"  # pyright: ignore[reportPrivateUsage]
         assert await world.runtime.steps(handle.run_id) == []
         assert await handle.status() is RunStatus.CANCELLED
         assert await no_task_is_left(before)

@@ -14,11 +14,16 @@ from kit import FragileStore, World, until
 from rotor_actors import Context, RetryPolicy, Runtime, workflow
 from rotor_actors.errors import StepTimeoutError
 from rotor_actors.records import Kind, StepRecorded
+from rotor_actors.stuck import Stuck
 from rotor_actors.threads import ThreadCall, Threads
 
 pytestmark = pytest.mark.asyncio
 
 AT_ONCE = RetryPolicy(3, initial=0.001, jitter=False)
+
+
+def stuck_in(world: World) -> Stuck:
+    return world.runtime._engine.stuck  # pyright: ignore[reportPrivateUsage]
 
 
 class Cleaner:
@@ -89,8 +94,10 @@ async def test_one_that_does_not_end_is_waited_for_no_longer_than_the_grace_peri
         [record] = [each for each in caplog.records if "did not end" in each.message]
         assert "step 'clean'" in record.message
         assert "Cleaner.body" in record.message or "in body" in record.message, record.message
+        assert len(stuck_in(world)) == 1
         await world.clock.advance("60s")
         assert cleaner.said[-1] == "is clean"
+        assert len(stuck_in(world)) == 0, "it ended after all, and is let go"
 
 
 async def test_a_step_left_by_its_scope_and_asked_for_again_under_its_key_waits_too() -> None:
@@ -147,7 +154,9 @@ async def test_a_step_that_does_not_end_at_its_timeout_is_given_up_after_the_gra
         assert await world.execute(slow) == "timed out"
         assert world.clock.now() - began == pytest.approx(15.0, abs=0.1)
         assert "timed out, and did not end within its grace period" in caplog.text
+        assert len(stuck_in(world)) == 1
         await world.clock.advance("60s")
+        assert len(stuck_in(world)) == 0, "it ended after all, and is let go"
         assert cleaner.said == ["begins", "is clean"], "and what it gives then is of no interest"
 
 

@@ -6,7 +6,7 @@ import pytest
 from kit import FragileStore, World
 
 from rotor_actors import Context, Event, workflow
-from rotor_actors.errors import StoreError
+from rotor_actors.errors import StoreError, WorkflowFailedError
 from rotor_actors.records import ItemRow, RunRow
 
 pytestmark = pytest.mark.asyncio
@@ -33,6 +33,12 @@ class Unreadable(FragileStore):
 @workflow(id="leaf")
 async def leaf(ctx: Context) -> str:
     return "leaf"
+
+
+@workflow(id="sleeper")
+async def sleeper(ctx: Context) -> str:
+    await ctx.step.sleep("long", "1d")
+    return "slept"
 
 
 @workflow(id="asks", retries=0)
@@ -62,11 +68,36 @@ async def test_a_step_that_must_look_into_an_unreadable_store_stops_the_runtime_
         assert await world.result(handle.run_id) == "went on"
 
 
-async def test_an_error_of_ours_beside_the_run_queue_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    async def broken() -> None:
-        raise KeyError("a bug")
+@pytest.mark.parametrize("how", ["send", "start", "invoke", "cancel", "join"])
+async def test_an_error_of_ours_in_a_look_up_fails_the_run_that_waits_for_it_by_name_and_no_other(
+    how: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @workflow(id="asks more", retries=0)
+    async def asks_more(ctx: Context) -> str:
+        await ctx.step.sleep("until it is bad", "1m")
+        if how == "cancel":
+            await ctx.step.cancel("ask", run_id="nobody")
+        elif how == "join":
+            await ctx.step.join("ask", run_id="nobody", timeout="1h")
+        return "went on"
 
-    async with World(leaf) as world:
-        world.runtime._engine.in_background(broken())  # pyright: ignore[reportPrivateUsage]
-        await world.settle()
+    async with World(asks, asks_more, leaf, sleeper) as world:
+        other = await world.runtime.start(sleeper, run_id="other")
+        handle = await (
+            world.runtime.start(asks_more, run_id="r")
+            if how in ("cancel", "join")
+            else world.runtime.start(asks, how, run_id="r")
+        )
+        store = world.store
+
+        def broken(*_: object) -> None:
+            raise KeyError("a bug")
+
+        for verb in ("find", "item"):
+            monkeypatch.setattr(store, verb, broken)
+        await world.clock.advance("2m")
+        monkeypatch.undo()
         assert "looking something up in the store failed: KeyError('a bug')" in caplog.text
+        with pytest.raises(WorkflowFailedError, match="internal error: 'a bug'"):
+            await world.result(handle.run_id)
+        assert await world.result(other) == "slept"

@@ -76,7 +76,7 @@ class Sending(StepFeature):
             actor, busy = run.actor, ExitStack()
             assert isinstance(actor, RunActor)
             busy.enter_context(actor.busy())
-            self._kernel.in_background(self._send_once(run, actor, busy, pending))
+            self._kernel.in_background(self._send_once(run, actor, busy, pending), run)
         else:
             self._send(run, pending, {})
         return None

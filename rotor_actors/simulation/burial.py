@@ -20,7 +20,7 @@ _MOST_REFUSALS = 10
 def close_actors(engine: Engine) -> None:
     """The bodies of all runs, leaves first."""
     actors = [run.actor for run in reversed(list(engine.tree))]
-    for actor in [*actors, *engine.stuck]:
+    for actor in [*actors, *engine.stuck.bodies]:
         if isinstance(actor, RunActor):
             _close_actor(actor)
 
