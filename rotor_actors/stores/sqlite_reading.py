@@ -114,12 +114,12 @@ def _text_of(column: str) -> str:
 
 
 class Decoder:
-    """Rows to records, checksums compared."""
+    """Rows to records, checksums compared. `path` is the file, or the database, for messages."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self._path = path
 
-    def run(self, values: list[Any]) -> RunRow:
+    def run(self, values: Sequence[Any]) -> RunRow:
         """The run, or StoreCorruptedError; one that was set aside for its damaged input is given without it."""
         run, is_input_intact, is_result_intact = self._run(values)
         if not is_result_intact:
@@ -130,7 +130,7 @@ class Decoder:
             run.input = run.headers = run.retries = run.event = None
         return run
 
-    def run_or_mark(self, values: list[Any]) -> RunRow:
+    def run_or_mark(self, values: Sequence[Any]) -> RunRow:
         """The run; payloads that do not match their checksum are left out, and the run is marked as damaged."""
         run, is_input_intact, is_result_intact = self._run(values)
         if not is_input_intact:
@@ -141,14 +141,14 @@ class Decoder:
             run.flags |= RunFlag.DAMAGED
         return run
 
-    def _run(self, values: list[Any]) -> tuple[RunRow, bool, bool]:
+    def _run(self, values: Sequence[Any]) -> tuple[RunRow, bool, bool]:
         *fields, input_crc, result_crc = values
         run = RunRow(*fields)
         run.status = RunStatus(run.status)
         is_input_intact = input_crc == crc(run.input, run.headers, run.retries, run.event)
         return run, is_input_intact, result_crc == crc(run.result, run.error)
 
-    def step(self, values: list[Any]) -> StepRow:
+    def step(self, values: Sequence[Any]) -> StepRow:
         *fields, expected = values
         step = StepRow(*fields)
         step.kind, step.status = Kind(step.kind), OutcomeStatus(step.status)
@@ -156,7 +156,7 @@ class Decoder:
             raise self._damaged(f"the memo of step {step.step_id!r} of run number {step.n}")
         return step
 
-    def child(self, values: list[Any]) -> ChildRow:
+    def child(self, values: Sequence[Any]) -> ChildRow:
         *fields, expected = values
         child = ChildRow(*fields)
         child.status = RunStatus(child.status)
@@ -164,7 +164,7 @@ class Decoder:
             raise self._damaged(f"the result of run {child.run_id}")
         return child
 
-    def item(self, values: list[Any]) -> ItemRow:
+    def item(self, values: Sequence[Any]) -> ItemRow:
         *fields, expected = values
         item = ItemRow(*fields)
         if expected != crc(item.body):

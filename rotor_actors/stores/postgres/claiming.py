@@ -1,0 +1,138 @@
+"""How the database gives runs away: claiming, taking, and freeing what a replica that is gone has owned.
+
+Claims of several replicas never wait for each other: a row that somebody else is just looking at is skipped.
+"""
+
+from __future__ import annotations
+
+from rotor_actors.records import RunFlag
+from rotor_actors.stores.postgres.functions import FENCE, PLANS
+
+_UNOWNED = "r.ended_at IS NULL AND r.owner IS NULL"
+_FITS = "(d.versions IS NULL OR r.version IS NULL OR r.version = ANY (d.versions))"
+_MINE = f"EXISTS (SELECT FROM @.rotor_declared AS d WHERE d.replica = me AND d.workflow_id = r.workflow_id AND {_FITS})"
+_ANYBODYS = (
+    "EXISTS (SELECT FROM @.rotor_declared AS d JOIN @.rotor_replicas AS p ON p.number = d.replica "
+    f"WHERE d.workflow_id = r.workflow_id AND {_FITS})"
+)
+_NOT_FOR_ANOTHER = "(is_mine OR NOT r.to_coordinator)"
+
+
+def _more(condition: str, order: str, source: str = "@.rotor_runs AS r") -> str:
+    """Choose further rows, up to the limit, and lock them."""
+    return f"""
+    IF cardinality(chosen) < at_most THEN
+        SELECT chosen || coalesce(array_agg(n), '{{}}') INTO chosen FROM (
+            SELECT r.n FROM {source} WHERE {_UNOWNED} AND {condition} AND NOT r.n = ANY (chosen)
+            ORDER BY {order} LIMIT at_most - cardinality(chosen) FOR NO KEY UPDATE OF r SKIP LOCKED) AS t;
+    END IF;"""
+
+
+_DUE = f"r.is_parked AND r.wake_at <= extract(epoch FROM clock_timestamp()) AND {_MINE} AND {_NOT_FOR_ANOTHER}"
+_WRITTEN_TO = f"r.is_parked AND {_MINE} AND {_NOT_FOR_ANOTHER} AND r.n IN (SELECT addressee FROM @.rotor_mail WHERE addressee > 0)"
+_TO_CANCEL = f"r.cancel IS NOT NULL AND ({_MINE} OR NOT {_ANYBODYS})"
+
+# A tree that is WHOLE is somebody's or nobody's: who holds its lock and can lock all rows of it takes it.
+_WHOLE_TREES = f"""
+    FOR tree IN SELECT DISTINCT root_n FROM @.rotor_runs WHERE n = ANY (chosen) AND flags & {RunFlag.WHOLE:d} <> 0 LOOP
+        wanted := NULL;
+        IF pg_try_advisory_xact_lock(hashtextextended('rotor-tree @.', tree)) THEN
+            SELECT array_agg(r.n) INTO wanted FROM @.rotor_runs AS r
+            WHERE r.root_n = tree AND {_UNOWNED} AND (r.n = ANY (chosen) OR NOT r.is_parked) AND {_NOT_FOR_ANOTHER}
+                AND {_MINE};
+            SELECT array_agg(n) INTO locked FROM (
+                SELECT n FROM @.rotor_runs WHERE n = ANY (wanted) AND owner IS NULL FOR NO KEY UPDATE SKIP LOCKED) AS t;
+        END IF;
+        SELECT coalesce(array_agg(n), '{{}}') INTO chosen FROM @.rotor_runs WHERE n = ANY (chosen) AND root_n <> tree;
+        IF cardinality(wanted) = cardinality(locked) THEN
+            chosen := chosen || wanted;
+        END IF;
+    END LOOP;
+"""
+
+_CLAIM = f"""
+CREATE FUNCTION @.rotor_claim(me bigint, at_most integer, coordinates boolean, OUT is_mine boolean, OUT chosen bigint[])
+LANGUAGE plpgsql {PLANS} AS $$
+#variable_conflict use_column
+DECLARE d record; tree bigint; wanted bigint[]; locked bigint[];
+BEGIN
+    {FENCE}
+    IF NOT FOUND THEN RETURN; END IF;
+    IF coordinates THEN
+        UPDATE @.rotor_desk SET coordinator = me WHERE coordinator IS NULL;
+    END IF;
+    SELECT coordinator IS NOT DISTINCT FROM me INTO is_mine FROM @.rotor_desk;
+    chosen := '{{}}';
+    {_more(_TO_CANCEL, "r.n")}
+    {_more(_WRITTEN_TO, "r.n")}
+    {_more(_DUE, "r.wake_at")}
+    FOR d IN SELECT workflow_id, versions FROM @.rotor_declared WHERE replica = me ORDER BY random() LOOP
+        EXIT WHEN cardinality(chosen) >= at_most;
+        {
+    _more(
+        f"NOT r.is_parked AND r.workflow_id = d.workflow_id AND {_FITS} AND {_NOT_FOR_ANOTHER}",
+        "r.root_n, r.depth, r.n",
+    )
+}
+    END LOOP;
+    {_WHOLE_TREES}
+    UPDATE @.rotor_runs SET owner = me, is_parked = false WHERE n = ANY (chosen);
+END $$;
+"""
+
+_TAKE = f"""
+CREATE FUNCTION @.rotor_take(me bigint, wanted bigint[]) RETURNS boolean LANGUAGE plpgsql {PLANS} AS $$
+DECLARE free integer;
+BEGIN
+    {FENCE}
+    IF NOT FOUND THEN RETURN NULL; END IF;
+    PERFORM 1 FROM @.rotor_runs WHERE n = ANY (wanted) ORDER BY n FOR NO KEY UPDATE;
+    SELECT count(*) INTO free FROM @.rotor_runs AS r WHERE n = ANY (wanted) AND (
+        owner IS NULL OR owner = me OR NOT EXISTS (SELECT FROM @.rotor_replicas WHERE number = r.owner));
+    IF free < (SELECT count(DISTINCT each) FROM unnest(wanted) AS each) THEN RETURN false; END IF;
+    UPDATE @.rotor_runs SET owner = me WHERE n = ANY (wanted);
+    RETURN true;
+END $$;
+"""
+
+# Two statements: as one, what a replica was writing while its row was taken away would be left to nobody. What is freed
+# is named by number: a replica that entered after this has begun cannot be among the dead.
+REAP_REPLICAS = """
+DELETE FROM @.rotor_replicas WHERE number IN (
+    SELECT number FROM @.rotor_replicas WHERE lease_until < extract(epoch FROM clock_timestamp())
+    FOR UPDATE SKIP LOCKED) RETURNING number
+"""
+
+_FREE = f"""
+CREATE FUNCTION @.rotor_free(at_most integer, tidies boolean) RETURNS integer LANGUAGE plpgsql {PLANS} AS $$
+#variable_conflict use_column
+DECLARE dead bigint[]; freed integer := 0; gone bigint;
+BEGIN
+    WITH RECURSIVE owners AS (
+        (SELECT owner FROM @.rotor_runs WHERE ended_at IS NULL AND owner IS NOT NULL ORDER BY owner LIMIT 1)
+        UNION ALL
+        SELECT (SELECT r.owner FROM @.rotor_runs AS r WHERE r.ended_at IS NULL AND r.owner > o.owner
+                ORDER BY r.owner LIMIT 1)
+        FROM owners AS o WHERE o.owner IS NOT NULL)
+    SELECT array_agg(owner) INTO dead FROM owners
+    WHERE owner IS NOT NULL AND NOT EXISTS (SELECT FROM @.rotor_replicas WHERE number = owner);
+    IF dead IS NOT NULL THEN
+        UPDATE @.rotor_runs SET owner = NULL WHERE n IN (
+            SELECT n FROM @.rotor_runs WHERE ended_at IS NULL AND owner = ANY (dead) LIMIT at_most
+            FOR NO KEY UPDATE SKIP LOCKED);
+        GET DIAGNOSTICS freed = ROW_COUNT;
+    END IF;
+    SELECT coordinator INTO gone FROM @.rotor_desk
+    WHERE NOT EXISTS (SELECT FROM @.rotor_replicas WHERE number = coordinator);
+    UPDATE @.rotor_desk SET coordinator = NULL WHERE coordinator = gone;
+    IF tidies THEN
+        DELETE FROM @.rotor_declared WHERE NOT EXISTS (SELECT FROM @.rotor_replicas WHERE number = replica);
+        DELETE FROM @.rotor_watches WHERE watcher < 0
+            AND NOT EXISTS (SELECT FROM @.rotor_replicas WHERE number = -watcher);
+        DELETE FROM @.rotor_mail WHERE addressee <> 0 AND NOT @.rotor_is_there(addressee);
+    END IF;
+    RETURN freed;
+END $$;
+"""
+
+CLAIMING = _CLAIM + _TAKE + _FREE

@@ -1,0 +1,70 @@
+"""A thread of the store's own that holds its connections: blocking calls from other threads are made there."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class IOThread:
+    """One daemon thread with an event loop, from `start` to `stop`. Any thread may `call` into it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._loop is not None
+
+    def start(self) -> None:
+        loop = self._loop = asyncio.SelectorEventLoop()
+        # A process that ends without closing need not wait for it: what it does survives being cut off.
+        self._thread = threading.Thread(target=self._run, args=(loop,), name=self._name, daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work in the thread, and wait for what it gives or raises."""
+        return self.submit(work).result()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Begin the work in the thread."""
+        if self._loop is None:
+            work.close()
+            raise RuntimeError(f"{self._name} is not running")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def soon(self, act: Callable[[], object]) -> None:
+        """Have `act` called in the thread; if it has ended, not at all."""
+        loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(act)
+            except RuntimeError:
+                pass  # it has just ended
+
+    def stop(self) -> None:
+        """End it, and what is under way in it. Stopping twice is fine."""
+        loop, self._loop = self._loop, None
+        if loop is not None and self._thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        finally:
+            loop.close()

@@ -1,0 +1,99 @@
+"""The schema, brought up to date step by step by whoever comes first; and a server looked at before it is used."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from rotor_actors.errors import StoreError, StoreUnavailableError, StoreVersionError
+from rotor_actors.stores.postgres.address import quoted, within
+from rotor_actors.stores.postgres.claiming import CLAIMING
+from rotor_actors.stores.postgres.functions import COMMITTING, REGISTERING
+from rotor_actors.stores.postgres.tables import REPLICAS, RUNS
+from rotor_actors.stores.postgres.transacting import KEEPING
+
+OLDEST_SERVER = 140_000
+
+# The step at position i makes version i + 1 of version i. A new schema takes all of them: never change one that was
+# released, add another.
+STEPS_TO_VERSION = (RUNS + REPLICAS + COMMITTING + REGISTERING + CLAIMING + KEEPING,)
+SCHEMA_VERSION = len(STEPS_TO_VERSION)
+
+_ATTEMPTS = 5
+
+
+async def checked_schema(connection: Any, name: str, wanted: str | None) -> str:
+    """Look whether the server can be used; gives the schema to use.
+
+    Raises:
+        StoreError: it is too old, or keeps texts in another encoding than UTF-8; or the search path names no schema.
+        StoreUnavailableError: it is a standby, or read-only.
+    """
+    row = await connection.fetchrow(
+        "SELECT current_setting('server_version_num')::integer, current_setting('server_version'), "
+        "current_setting('server_encoding'), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', "
+        "current_schema()"
+    )
+    number, version, encoding, is_standby, is_read_only, current = row
+    if number < OLDEST_SERVER:
+        raise StoreError(f"{name}: the server is PostgreSQL {version}; 14 or newer is needed: upgrade it")
+    if encoding != "UTF8":
+        raise StoreError(f"{name}: the database keeps texts as {encoding}; create one with ENCODING 'UTF8'")
+    if is_standby or is_read_only:
+        why = "the server is a standby" if is_standby else "default_transaction_read_only is on"
+        raise StoreUnavailableError(
+            f"{name}: the database is read-only ({why}); give the URL of the primary, or of several hosts with "
+            f"?target_session_attrs=read-write"
+        )
+    schema = wanted or current
+    if schema is None:
+        raise StoreError(f"{name}: the search path of this user names no schema that is there; say ?schema=…")
+    return str(schema)
+
+
+async def migrate(connection: Any, name: str, schema: str) -> None:
+    """Create what is missing. Several that open at the same time do it one after the other.
+
+    Raises:
+        StoreVersionError: a newer program was here.
+    """
+    version = await _version(connection, name, schema)
+    for attempt in range(_ATTEMPTS):
+        if version == SCHEMA_VERSION:
+            return
+        try:
+            async with connection.transaction():
+                await connection.execute(
+                    "SELECT pg_advisory_xact_lock(hashtextextended('rotor-schema ' || $1, 0))", schema
+                )
+                version = await _version(connection, name, schema)
+                await _bring_up(connection, schema, version)
+                version = SCHEMA_VERSION
+        except Exception as error:
+            # Schemas and extensions are created by others without our lock: what is there by then is looked at again.
+            if getattr(error, "sqlstate", None) not in ("23505", "42P06", "42P07") or attempt == _ATTEMPTS - 1:
+                raise
+            await asyncio.sleep(0.1)
+
+
+async def _version(connection: Any, name: str, schema: str) -> int:
+    if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{quoted(schema)}.rotor_schema"):
+        return 0
+    version: int = await connection.fetchval(within("SELECT version FROM @.rotor_schema", schema))
+    if version > SCHEMA_VERSION:
+        raise StoreVersionError(
+            f"{name}: schema {schema!r} has version {version}, this program knows {SCHEMA_VERSION}; nothing was changed. "
+            f"Install a newer rotor-actors."
+        )
+    return version
+
+
+async def _bring_up(connection: Any, schema: str, version: int) -> None:
+    if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", quoted(schema)):
+        await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
+    if version == 0:
+        await connection.execute(within("CREATE TABLE @.rotor_schema(version integer NOT NULL)", schema))
+        await connection.execute(within("INSERT INTO @.rotor_schema VALUES (0)", schema))
+    for step in STEPS_TO_VERSION[version:]:
+        await connection.execute(within(step, schema))
+    await connection.execute(within("UPDATE @.rotor_schema SET version = $1", schema), SCHEMA_VERSION)
