@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the same for type checkers and editors: tests/test_import.p
     from rotor_actors.step import Invocation, InvokeOutcome, Step
     from rotor_actors.stores.base import Store
     from rotor_actors.stores.memory import MemoryStore
+    from rotor_actors.stores.postgres.store import PostgresStore
     from rotor_actors.stores.sqlite import SQLiteStore
     from rotor_actors.stores.transaction import Transaction
     from rotor_actors.views import ReplicaInfo, RunInfo, RunTree, StepInfo, UnownedRuns, Update
@@ -54,6 +55,7 @@ __all__ = [
     "InvokeOutcome",
     "ManualClock",
     "MemoryStore",
+    "PostgresStore",
     "ReplicaInfo",
     "Retention",
     "RetryPolicy",
@@ -99,6 +101,7 @@ _HOMES = {
     "step": ("Invocation", "InvokeOutcome", "Step"),
     "stores.base": ("Store",),
     "stores.memory": ("MemoryStore",),
+    "stores.postgres.store": ("PostgresStore",),
     "stores.sqlite": ("SQLiteStore",),
     "stores.transaction": ("Transaction",),
     "views": ("ReplicaInfo", "RunInfo", "RunTree", "StepInfo", "UnownedRuns", "Update"),

@@ -171,13 +171,21 @@ def _chosen_store(store: str | os.PathLike[str] | Store) -> Store:
     if isinstance(store, str):
         if store == ":memory:":
             return MemoryStore()
+        if store.startswith(("postgresql://", "postgres://")):
+            from rotor_actors.stores.postgres.store import PostgresStore  # here: who has a file need not wait for it
+
+            return PostgresStore(store)
         if "://" in store and not store.startswith("sqlite:///"):
-            raise StoreError(f"store {store!r}: expected a file, 'sqlite:///file', ':memory:' or a Store")
+            raise StoreError(
+                f"store {store!r}: expected a file, 'sqlite:///file', 'postgresql://…', ':memory:' or a Store"
+            )
         return SQLiteStore(store.removeprefix("sqlite:///"))
     if isinstance(store, os.PathLike):
         return SQLiteStore(store)
     if not hasattr(store, "commit"):
-        raise TypeError(f"store: expected a file, 'sqlite:///file', ':memory:' or a Store; got {store!r}")
+        raise TypeError(
+            f"store: expected a file, 'sqlite:///file', 'postgresql://…', ':memory:' or a Store; got {store!r}"
+        )
     return store
 
 

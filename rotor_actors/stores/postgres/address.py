@@ -49,10 +49,10 @@ def parsed(url: str, schema: str | None = None, is_pooled: bool | None = None) -
         raise StoreError(f"expected the URL of a PostgreSQL database, such as {_EXAMPLE}; got {url!r}")
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises when it is no number
+        if "," not in parts.netloc:  # several hosts are for asyncpg to take apart
+            _ = parts.port  # raises when it is no number
     except ValueError as error:
-        if "port" not in str(error).lower() or "," not in url:  # several hosts are for asyncpg to take apart
-            raise StoreError(f"{_safe(url)}: not a URL ({error}); it looks like {_EXAMPLE}") from None
+        raise StoreError(f"{_safe(url)}: not a URL ({error}); it looks like {_EXAMPLE}") from None
     options = parse_qsl(parts.query, keep_blank_values=True)
     ours = {key: value for key, value in options if key in _OURS}
     dsn = urlunsplit(parts._replace(query=urlencode([each for each in options if each[0] not in _OURS])))

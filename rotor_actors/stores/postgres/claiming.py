@@ -30,16 +30,18 @@ def _more(condition: str, order: str, source: str = "@.rotor_runs AS r") -> str:
 
 _DUE = f"r.is_parked AND r.wake_at <= extract(epoch FROM clock_timestamp()) AND {_MINE} AND {_NOT_FOR_ANOTHER}"
 _WRITTEN_TO = f"r.is_parked AND {_MINE} AND {_NOT_FOR_ANOTHER} AND r.n IN (SELECT addressee FROM @.rotor_mail WHERE addressee > 0)"
-_TO_CANCEL = f"r.cancel IS NOT NULL AND ({_MINE} OR NOT {_ANYBODYS})"
+_MAY_RUN = f"({_MINE} OR r.cancel IS NOT NULL AND NOT {_ANYBODYS}) AND {_NOT_FOR_ANOTHER}"
+_TO_CANCEL = f"r.cancel IS NOT NULL AND {_MAY_RUN}"
 
 # A tree that is WHOLE is somebody's or nobody's: who holds its lock and can lock all rows of it takes it.
 _WHOLE_TREES = f"""
-    FOR tree IN SELECT DISTINCT root_n FROM @.rotor_runs WHERE n = ANY (chosen) AND flags & {RunFlag.WHOLE:d} <> 0 LOOP
+    FOR tree IN SELECT DISTINCT c.root_n FROM @.rotor_runs AS c WHERE c.n = ANY (chosen) AND EXISTS (
+            SELECT FROM @.rotor_runs AS r
+            WHERE r.root_n = c.root_n AND {_UNOWNED} AND r.flags & {RunFlag.WHOLE:d} <> 0) LOOP
         wanted := NULL;
         IF pg_try_advisory_xact_lock(hashtextextended('rotor-tree @.', tree)) THEN
             SELECT array_agg(r.n) INTO wanted FROM @.rotor_runs AS r
-            WHERE r.root_n = tree AND {_UNOWNED} AND (r.n = ANY (chosen) OR NOT r.is_parked) AND {_NOT_FOR_ANOTHER}
-                AND {_MINE};
+            WHERE r.root_n = tree AND {_UNOWNED} AND {_MAY_RUN};
             SELECT array_agg(n) INTO locked FROM (
                 SELECT n FROM @.rotor_runs WHERE n = ANY (wanted) AND owner IS NULL FOR NO KEY UPDATE SKIP LOCKED) AS t;
         END IF;
@@ -54,15 +56,16 @@ _CLAIM = f"""
 CREATE FUNCTION @.rotor_claim(me bigint, at_most integer, coordinates boolean, OUT is_mine boolean, OUT chosen bigint[])
 LANGUAGE plpgsql {PLANS} AS $$
 #variable_conflict use_column
-DECLARE d record; tree bigint; wanted bigint[]; locked bigint[];
+DECLARE is_leaving boolean; d record; tree bigint; wanted bigint[]; locked bigint[];
 BEGIN
-    {FENCE}
+    SELECT is_draining INTO is_leaving FROM @.rotor_replicas WHERE number = me FOR KEY SHARE;
     IF NOT FOUND THEN RETURN; END IF;
-    IF coordinates THEN
+    IF coordinates AND NOT is_leaving THEN
         UPDATE @.rotor_desk SET coordinator = me WHERE coordinator IS NULL;
     END IF;
     SELECT coordinator IS NOT DISTINCT FROM me INTO is_mine FROM @.rotor_desk;
     chosen := '{{}}';
+    IF is_leaving THEN RETURN; END IF;
     {_more(_TO_CANCEL, "r.n")}
     {_more(_WRITTEN_TO, "r.n")}
     {_more(_DUE, "r.wake_at")}
@@ -127,8 +130,7 @@ BEGIN
     UPDATE @.rotor_desk SET coordinator = NULL WHERE coordinator = gone;
     IF tidies THEN
         DELETE FROM @.rotor_declared WHERE NOT EXISTS (SELECT FROM @.rotor_replicas WHERE number = replica);
-        DELETE FROM @.rotor_watches WHERE watcher < 0
-            AND NOT EXISTS (SELECT FROM @.rotor_replicas WHERE number = -watcher);
+        DELETE FROM @.rotor_watches WHERE NOT @.rotor_is_there(watcher);
         DELETE FROM @.rotor_mail WHERE addressee <> 0 AND NOT @.rotor_is_there(addressee);
     END IF;
     RETURN freed;

@@ -183,14 +183,14 @@ _OF_OTHERS = f"""
     IF watched IS NOT NULL THEN
         INSERT INTO @.rotor_watches(n, watcher)
         SELECT v.n, v.watcher FROM unnest(watched) AS v JOIN @.rotor_runs AS r ON r.n = v.n AND r.ended_at IS NULL
+        WHERE @.rotor_is_there(v.watcher)
         ON CONFLICT DO NOTHING;
-        WITH sent AS (
+        WITH told AS (
             INSERT INTO @.rotor_mail(addressee, kind, body)
-            SELECT v.watcher, '{MailKind.ENDED}', @.rotor_packed(v.n)
-            FROM unnest(watched) AS v JOIN @.rotor_runs AS r ON r.n = v.n AND r.ended_at IS NOT NULL
-            WHERE @.rotor_is_there(v.watcher)
+            SELECT v.watcher, '{MailKind.ENDED}', @.rotor_packed(v.n) FROM unnest(watched) AS v
+            WHERE NOT @.rotor_is_there(v.n) AND @.rotor_is_there(v.watcher)
             RETURNING addressee)
-        SELECT hints || array_agg(DISTINCT @.rotor_reader_of(addressee)) INTO hints FROM sent;
+        SELECT hints || array_agg(DISTINCT @.rotor_reader_of(addressee)) INTO hints FROM told;
     END IF;
     IF sent IS NOT NULL THEN
         WITH posted AS (

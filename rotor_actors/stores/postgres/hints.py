@@ -90,8 +90,15 @@ class Hints:
         self._connection = connection = await driver().connect(
             self._address.dsn, timeout=CONNECT_SECONDS, server_settings={"application_name": "rotor hints"}
         )
-        connection.add_termination_listener(lambda _: is_lost.set())
+
+        def lost(_: object) -> None:
+            is_lost.set()
+
+        def heard(*_: object) -> None:
+            self._hint()
+
+        connection.add_termination_listener(lost)
         for each in (EVERYBODY, self._replica):
-            await connection.add_listener(channel(self._schema, each), lambda *_: self._hint())
+            await connection.add_listener(channel(self._schema, each), heard)
         self._hint()
         await is_lost.wait()

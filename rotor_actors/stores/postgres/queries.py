@@ -73,14 +73,16 @@ REPLICAS = """
         (SELECT count(*) FROM @.rotor_runs WHERE owner = number AND ended_at IS NULL)
     FROM @.rotor_replicas ORDER BY number"""
 DECLARED = "SELECT replica, workflow_id, versions FROM @.rotor_declared"
-OWNERS = "SELECT n, owner FROM @.rotor_runs WHERE n = ANY ($1::bigint[])"
+OWNERS = """
+    SELECT n, CASE WHEN ended_at IS NULL OR EXISTS (SELECT FROM @.rotor_replicas WHERE number = owner) THEN owner END
+    FROM @.rotor_runs WHERE n = ANY ($1::bigint[])"""
 UNOWNED = """
     SELECT workflow_id, version, count(*), count(*) FILTER (WHERE is_parked), EXISTS (
         SELECT FROM @.rotor_declared AS d JOIN @.rotor_replicas AS p ON p.number = d.replica
         WHERE d.workflow_id = r.workflow_id
         AND (d.versions IS NULL OR r.version IS NULL OR r.version = ANY (d.versions)))
     FROM @.rotor_runs AS r WHERE ended_at IS NULL AND owner IS NULL GROUP BY workflow_id, version
-    ORDER BY workflow_id, version"""
+    ORDER BY workflow_id, version NULLS FIRST"""
 MAIL = """
     SELECT id, addressee, kind, body FROM @.rotor_mail AS m WHERE id > $2 AND CASE
         WHEN addressee < 0 THEN addressee = -$1::bigint

@@ -71,7 +71,8 @@ class UserStatement:
         """The statement as PostgreSQL has it, and its arguments."""
         if isinstance(bindings, Mapping):
             return self._by_name(bindings)
-        texts, place = [], 0
+        texts: list[str] = []
+        place = 0
         for kind, text in self._tokens:
             if kind == "mark" and self.marks:
                 place += 1

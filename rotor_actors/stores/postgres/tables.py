@@ -65,6 +65,8 @@ CREATE INDEX rotor_runs_unowned ON @.rotor_runs(workflow_id, root_n, depth, n)
     WHERE {_LIVE} AND owner IS NULL AND NOT is_parked;
 CREATE INDEX rotor_runs_parked ON @.rotor_runs(wake_at) WHERE {_LIVE} AND owner IS NULL AND is_parked;
 CREATE INDEX rotor_runs_to_cancel ON @.rotor_runs(n) WHERE {_LIVE} AND owner IS NULL AND cancel IS NOT NULL;
+CREATE INDEX rotor_runs_whole ON @.rotor_runs(root_n)
+    WHERE {_LIVE} AND owner IS NULL AND flags & {RunFlag.WHOLE:d} <> 0;
 CREATE INDEX rotor_runs_not_well ON @.rotor_runs(status, created_at, n) WHERE status IN ('failed', 'cancelled');
 CREATE INDEX rotor_runs_with_error ON @.rotor_runs(created_at, n) WHERE error IS NOT NULL;
 CREATE INDEX rotor_runs_ended_roots ON @.rotor_runs(ended_at, n) WHERE parent_n IS NULL AND ended_at IS NOT NULL;
