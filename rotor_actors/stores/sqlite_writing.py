@@ -8,8 +8,7 @@ in one blob; a trigger unpacks them, inside SQLite, where no lock is held. It co
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,30 +16,49 @@ from msgspec.structs import astuple
 
 from rotor_actors.records import ItemRow, RunFlag, RunRow, RunsCancelled, RunStatus, StepRow
 from rotor_actors.stores.batch import ItemBatch, RowBatch, crc
+from rotor_actors.stores.packing import Layout, Packer, backwards, expressions
 from rotor_actors.stores.schema import (
     AMEND_COLUMNS,
     CHANGE_COLUMNS,
     ITEM_COLUMNS,
-    MUTABLE_FIELDS,
     PROGRESS_SPACE,
     RUN_COLUMNS,
     SPENT_SPACE,
     STEP_COLUMNS,
-    blob_positions,
 )
 from rotor_actors.stores.sqlite_connection import Connection
 
 _CANCEL_COLUMNS = ("n", "status", "ended_at", "end_seq", "error", "result_crc", "flags")
 _REST_COLUMNS = ("n", "rest_seq", "wake_at")
 
-_RUN_BLOBS = blob_positions(RUN_COLUMNS)
-_AMEND_BLOBS = blob_positions(AMEND_COLUMNS)
-_CHANGE_BLOBS = blob_positions(CHANGE_COLUMNS)
-_STEP_BLOBS = blob_positions(STEP_COLUMNS)
-_ITEM_BLOBS = blob_positions(ITEM_COLUMNS)
-_CANCEL_BLOBS = blob_positions(_CANCEL_COLUMNS)
+_AMEND_BLOBS = backwards(AMEND_COLUMNS)
+_ITEM_BLOBS = backwards(ITEM_COLUMNS)
+_CANCEL_BLOBS = backwards(_CANCEL_COLUMNS)
 
-_mutable_values = operator.attrgetter("n", *MUTABLE_FIELDS)
+
+def _run_checks(row: RunRow) -> tuple[int, int]:
+    return crc(row.input, row.headers, row.retries, row.event), crc(row.result, row.error)
+
+
+def _change_checks(row: RunRow) -> tuple[int]:
+    return (crc(row.result, row.error),)
+
+
+def _step_checks(row: StepRow) -> tuple[int]:
+    return (crc(row.payload),)
+
+
+_CREATED = Layout(
+    RUN_COLUMNS,
+    ("n", "run_id", "created_at", "parent_key", "parent_step_id", "input", "attempt_at", "end_seq", "result", "deadline",
+     "input_crc", "result_crc"),
+    _run_checks,
+)  # fmt: skip
+_CHANGED = Layout(
+    CHANGE_COLUMNS, ("n", "attempt_at", "ended_at", "end_seq", "result", "deadline", "result_crc"), _change_checks
+)
+_STEPS = Layout(STEP_COLUMNS, ("n", "at", "key", "payload", "began_at", "seq", "crc"), _step_checks)
+
 _to_json = msgspec.json.Encoder().encode
 
 COMMIT = "INSERT INTO temp.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -58,10 +76,10 @@ def prepare(connection: Connection) -> None:
             {_delete("rotor_transactions", "n")};
             {_delete("items", "ord", f"space IN ('{PROGRESS_SPACE}', '{SPENT_SPACE}') AND")};
             {_delete("runs", "n")};
-            {_insert("runs", RUN_COLUMNS, "created")};
+            {_insert("runs", RUN_COLUMNS, "created", _CREATED)};
             {_update(AMEND_COLUMNS, "amended")};
-            {_update(CHANGE_COLUMNS, "changed")};
-            {_insert("steps", STEP_COLUMNS, "steps")};
+            {_update(CHANGE_COLUMNS, "changed", _CHANGED)};
+            {_insert("steps", STEP_COLUMNS, "steps", _STEPS)};
             {_update(_REST_COLUMNS, "rested")};
             {_update(_CANCEL_COLUMNS, "cancelled").replace("flags = v.flags", "flags = runs.flags | v.flags")};
             DELETE FROM items WHERE n IN (SELECT value FROM json_each(NEW.owners));
@@ -78,13 +96,13 @@ def prepare(connection: Connection) -> None:
 
 def bindings_of(batch: RowBatch) -> Sequence[Any]:
     """What `COMMIT` takes."""
-    packer = _Packer()
+    packer = Packer()
     items = _item_bindings(batch.items, packer)  # before `data` is joined, as all that has payloads
     amended = packer.rows(batch.amended.values(), _amended_values, _AMEND_BLOBS) if batch.amended else None
     return (
-        packer.rows(batch.created.values(), _created_values, _RUN_BLOBS),
-        packer.rows(batch.changed.values(), _changed_values, _CHANGE_BLOBS),
-        packer.rows(batch.steps, _step_values, _STEP_BLOBS),
+        _CREATED.pack(batch.created.values(), packer),
+        _CHANGED.pack(batch.changed.values(), packer),
+        _STEPS.pack(batch.steps, packer),
         packer.rows(batch.rested.values(), lambda rest: (rest.n, rest.rest_seq, rest.wake_at), ()),
         packer.rows(batch.cancelled.items(), _cancelled_values, _CANCEL_BLOBS),
         b"".join(packer.data),
@@ -96,7 +114,7 @@ def bindings_of(batch: RowBatch) -> Sequence[Any]:
     )
 
 
-def _item_bindings(batch: ItemBatch, packer: _Packer) -> Sequence[Any]:
+def _item_bindings(batch: ItemBatch, packer: Packer) -> Sequence[Any]:
     return (
         _some(list(batch.owners)),
         _some(batch.expired),
@@ -110,20 +128,8 @@ def _some(value: list[Any] | dict[str, float]) -> str | None:
     return _to_json(value).decode() if value else None
 
 
-def _created_values(row: RunRow) -> tuple[Any, ...]:
-    return (*astuple(row), crc(row.input, row.headers, row.retries, row.event), crc(row.result, row.error))
-
-
 def _amended_values(row: RunRow) -> tuple[Any, ...]:
     return (row.n, row.input, row.headers, row.event, crc(row.input, row.headers, row.retries, row.event))
-
-
-def _changed_values(row: RunRow) -> tuple[Any, ...]:
-    return (*_mutable_values(row), crc(row.result, row.error))
-
-
-def _step_values(row: StepRow) -> tuple[Any, ...]:
-    return (*astuple(row), crc(row.payload))
 
 
 def _item_values(row: ItemRow) -> tuple[Any, ...]:
@@ -136,60 +142,23 @@ def _cancelled_values(item: tuple[int, RunsCancelled]) -> tuple[Any, ...]:
     return (n, RunStatus.CANCELLED, entry.at, entry.seq, entry.error, crc(entry.error), flags)
 
 
-class _Packer:
-    """Rows to JSON; a payload becomes its place and its length in `data`."""
-
-    def __init__(self) -> None:
-        self.data = [b"\0"]  # SQLite reads an empty blob as NULL
-        self._next = 2  # substr counts from 1
-
-    def rows(self, rows: Iterable[Any], values_of: Callable[[Any], tuple[Any, ...]], blobs: tuple[int, ...]) -> str:
-        data, place = self.data, self._next
-        backwards = blobs[::-1]  # so that what is put in does not move what comes next
-        packed: list[list[Any]] = []
-        for row in rows:
-            values = list(values_of(row))
-            for position in backwards:
-                payload = values[position]
-                if payload is None:
-                    values.insert(position, None)
-                else:
-                    length = len(payload)
-                    values[position] = place
-                    values.insert(position + 1, length)
-                    data.append(payload)
-                    place += length
-            packed.append(values)
-        self._next = place
-        return _to_json(packed).decode()
+def _insert(table: str, columns: tuple[str, ...], source: str, layout: Layout | None = None) -> str:
+    return f"INSERT INTO {table}({', '.join(columns)}) {_select(columns, source, layout)}"
 
 
-def _expressions(columns: tuple[str, ...]) -> list[str]:
-    """How to get each column out of a packed row."""
-    expressions: list[str] = []
-    place = 0
-    blobs = blob_positions(columns)
-    for position in range(len(columns)):
-        if position in blobs:
-            expressions.append(f"substr(NEW.data, value ->> {place}, value ->> {place + 1})")
-            place += 2
-        else:
-            expressions.append(f"value ->> {place}")
-            place += 1
-    return expressions
-
-
-def _insert(table: str, columns: tuple[str, ...], source: str) -> str:
-    values = ", ".join(_expressions(columns))
-    return f"INSERT INTO {table}({', '.join(columns)}) SELECT {values} FROM jsonb_each(NEW.{source})"
+def _select(columns: tuple[str, ...], source: str, layout: Layout | None) -> str:
+    if layout is not None:
+        return layout.select(f"NEW.{source}")
+    values = zip(expressions(columns, "value"), columns, strict=True)
+    return f"SELECT {', '.join(f'{value} AS {column}' for value, column in values)} FROM jsonb_each(NEW.{source})"
 
 
 def _delete(table: str, column: str, also: str = "") -> str:
     return f"DELETE FROM {table} WHERE {also} {column} IN (SELECT value FROM json_each(NEW.deleted))"
 
 
-def _update(columns: tuple[str, ...], source: str) -> str:
-    rows = ", ".join(f"{value} AS {column}" for column, value in zip(columns, _expressions(columns), strict=True))
+def _update(columns: tuple[str, ...], source: str, layout: Layout | None = None) -> str:
+    rows = _select(columns, source, layout)
     changes = ", ".join(f"{column} = v.{column}" for column in columns[1:])
     # The unary plus leaves SQLite one plan only: each of the new rows looks up its run.
-    return f"UPDATE runs SET {changes} FROM (SELECT {rows} FROM jsonb_each(NEW.{source})) AS v WHERE runs.n = +v.n"
+    return f"UPDATE runs SET {changes} FROM ({rows}) AS v WHERE runs.n = +v.n"
