@@ -364,8 +364,8 @@ class Kernel(ABC):
         self._background.discard(task)
         if task.cancelled() or (error := task.exception()) is None:
             return
-        if isinstance(error, StoreError):
-            self.journal.fail(error)
+        if isinstance(error, StoreError) and waiting:
+            self.journal.fail(error)  # what cannot be read cannot go on; reopening tries again
             return
         _logger.critical("looking something up in the store failed: %r", error, exc_info=error)
         for run in waiting:

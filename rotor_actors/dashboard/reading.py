@@ -10,13 +10,13 @@ import msgspec
 from rotor_actors.dashboard.asgi import HttpError, Request
 from rotor_actors.dashboard.shapes import Redact, RunJson, payload_text, run_json
 from rotor_actors.dashboard.timeline import Span, spans
+from rotor_actors.dashboard.trees import above, as_arrays, below, count_below
 from rotor_actors.ownership import owner_names
 from rotor_actors.progress import Report, reports_of
 from rotor_actors.records import Kind, RunFlag, RunRow, RunStatus, StepRow
 from rotor_actors.stores.base import RunQuery, StoreReader
 
 LARGEST_PAGE = 500
-LARGEST_TREE = 20_000
 LONGEST_TIMELINE = 5_000
 
 
@@ -117,10 +117,10 @@ class Reading:
         ) -> tuple[list[RunRow], list[StepRow], list[RunRow], int, dict[str, Report], Mapping[int, str]]:
             children = store.list_runs(RunQuery(parent_n=row.n, limit=limit + 1))
             reports = reports_of(store, row.n) if row.flags & RunFlag.REPORTS else {}
-            below = _count_below(store, row)
-            return _above(store, row), store.steps(row.n), children, below, reports, owner_names(store, [row])
+            steps = store.steps(row.n, limit + 1)
+            return above(store, row), steps, children, count_below(store, row), reports, owner_names(store, [row])
 
-        above, steps, children, below, reports, owners = await self._read(read)
+        invokers, steps, children, count, reports, owners = await self._read(read)
         lines = _lines(steps, children, self._redact)
         return Detail(
             run=run_json(row, self._redact, owners.get(row.n, "")),
@@ -128,48 +128,26 @@ class Reading:
             result=payload_text(row, "result", row.result, self._redact),
             headers=_headers(row, self._redact),
             why=await self._why(row.run_id),
-            breadcrumb=[run_json(each, self._redact) for each in above],
+            breadcrumb=[run_json(each, self._redact) for each in invokers],
             steps=lines[:limit],
             steps_more=len(lines) - min(len(lines), limit),
-            below=below,
+            below=count,
             progress=_progress(row, reports, self._redact),
         )
 
     async def tree(self, request: Request) -> dict[str, Any]:
         """The run and all below it, parents before their children, as arrays: a large tree is a long answer."""
         top = await self.row(request.text("id"))
-        query = RunQuery(root_n=top.root_n, limit=2**62)
-        found: dict[str, Any] = await self._read(lambda store: _tree(store.list_runs(query), top))
+        found: dict[str, Any] = await self._read(lambda store: as_arrays(below(store, top), top))
         return found
 
     async def timeline(self, request: Request) -> dict[str, Any]:
         """The bars of the waterfall."""
         row = await self.row(request.text("id"))
         query = RunQuery(parent_n=row.n, limit=LONGEST_TIMELINE)
-        steps, children = await self._read(lambda store: (store.steps(row.n), store.list_runs(query)))
+        steps, children = await self._read(lambda store: (store.steps(row.n, LONGEST_TIMELINE), store.list_runs(query)))
         bars: list[Span] = spans(row, steps, children)
         return {"spans": bars[:LONGEST_TIMELINE], "now": self._now(), "left_out": max(0, len(bars) - LONGEST_TIMELINE)}
-
-
-def _tree(rows: list[RunRow], top: RunRow) -> dict[str, Any]:
-    """Called where the store is read: a tree of a million would keep the event loop waiting."""
-    index: dict[int, int] = {}
-    nodes: list[tuple[Any, ...]] = []
-    left_out = 0
-    # Where several replicas number their runs, a parent may have a larger number than its child.
-    for row in sorted(rows, key=lambda each: (each.depth, each.n)):
-        parent = -1 if row.n == top.n else index.get(row.parent_n or 0)
-        if parent is None:
-            continue
-        if len(nodes) >= LARGEST_TREE:
-            left_out += 1
-            continue
-        index[row.n] = len(nodes)
-        nodes.append(
-            (row.run_id, parent, row.workflow_id, row.status.value, row.parent_step_id or "", row.created_at,
-             row.attempt_at, row.ended_at, row.attempt)
-        )  # fmt: skip
-    return {"nodes": nodes, "left_out": left_out}
 
 
 def _statuses(text: str) -> tuple[RunStatus, ...]:
@@ -177,29 +155,6 @@ def _statuses(text: str) -> tuple[RunStatus, ...]:
         return tuple(RunStatus(each) for each in text.split(",") if each)
     except ValueError:
         raise HttpError(400, f"unknown status {text!r}: one of {', '.join(RunStatus)}") from None
-
-
-def _above(store: StoreReader, row: RunRow) -> list[RunRow]:
-    """Its invokers, from the root down."""
-    above: list[RunRow] = []
-    at: RunRow | None = row
-    while at is not None and at.parent_run_id is not None:
-        at = store.find(at.parent_run_id)
-        if at is not None:
-            above.append(at)
-    return above[::-1]
-
-
-def _count_below(store: StoreReader, row: RunRow) -> int:
-    counts = store.count_by_status(row.root_n)
-    if row.n == row.root_n:
-        return sum(counts.values()) - 1
-    below = {row.n}
-    rows = store.list_runs(RunQuery(root_n=row.root_n, limit=LARGEST_TREE))
-    for each in sorted(rows, key=lambda each: each.depth):
-        if each.parent_n in below:
-            below.add(each.n)
-    return len(below) - 1
 
 
 def _progress(row: RunRow, reports: dict[str, Report], redact: Redact | None) -> str:

@@ -39,6 +39,8 @@ class RunQuery(msgspec.Struct, frozen=True):
     before_at: float | None = None
     is_root: bool = False
     """Top-level runs only."""
+    is_lean: bool = False
+    """Inputs and results are not needed: a store may leave them out, together with their checksums."""
 
     @property
     def is_by_time(self) -> bool:
@@ -143,8 +145,8 @@ class StoreReader(Protocol):
         """How many runs have each status, in one tree or in all."""
         ...
 
-    def steps(self, n: int) -> list[StepRow]:
-        """The journal rows of a run in their order."""
+    def steps(self, n: int, limit: int | None = None) -> list[StepRow]:
+        """The journal rows of a run in their order; the first so many of them."""
         ...
 
     def items(self, query: ItemQuery) -> list[ItemRow]:

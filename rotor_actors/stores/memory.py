@@ -232,17 +232,18 @@ class MemoryStore:
         return None if n is None else self._runs[n].copy()
 
     def list_runs(self, query: RunQuery) -> list[RunRow]:
-        runs = reversed(self._runs.values())
+        among = list(self._runs.values()) if query.parent_n is None else self._children_of(query.parent_n)
+        runs = reversed(among)
         if query.is_by_time:
-            runs = iter(sorted(self._runs.values(), key=lambda run: (run.created_at, run.n), reverse=True))
+            runs = iter(sorted(among, key=lambda run: (run.created_at, run.n), reverse=True))
         found = (run.copy() for run in runs if _matches(run, query))
         return [run for _, run in zip(range(query.limit), found, strict=False)]
 
     def count_by_status(self, root_n: int | None) -> dict[RunStatus, int]:
         return dict(Counter(run.status for run in self._runs.values() if root_n is None or run.root_n == root_n))
 
-    def steps(self, n: int) -> list[StepRow]:
-        return list(self._steps.get(n, ()))
+    def steps(self, n: int, limit: int | None = None) -> list[StepRow]:
+        return list(self._steps.get(n, ()))[:limit]
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Write a SQLite file, which `SQLiteStore` opens."""

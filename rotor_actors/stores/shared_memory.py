@@ -128,8 +128,8 @@ class SharedMemoryStore:
     def count_by_status(self, root_n: int | None) -> dict[RunStatus, int]:
         return self.database.count_by_status(root_n)
 
-    def steps(self, n: int) -> list[StepRow]:
-        return self.database.steps(n)
+    def steps(self, n: int, limit: int | None = None) -> list[StepRow]:
+        return self.database.steps(n, limit)
 
     def items(self, query: ItemQuery) -> list[ItemRow]:
         return self.database.items(query)

@@ -24,6 +24,7 @@ _NEWEST_SEQ = """max(
     coalesce((SELECT max(end_seq) FROM runs AS c WHERE c.parent_n = runs.n AND c.end_seq IS NOT NULL), 0))"""
 
 _RUNS = Pages("runs", schema.RUN_COLUMNS, ("n",))
+_LEAN_RUNS = Pages("runs", schema.RUN_COLUMNS, ("n",), without=("input", "result"))
 _LIVE_RUNS = Pages("runs", schema.RUN_COLUMNS, ("n",), (_NEWEST_SEQ,))
 _CHILDREN = Pages("runs", schema.CHILD_COLUMNS, ("n",))
 _STEPS = Pages("steps", schema.STEP_COLUMNS, ("n", "seq"))
@@ -101,9 +102,10 @@ class SQLiteReader:
         with self._snapshot() as reader:
             return dict(reader.execute(sql, (json.dumps(ns),)).fetchall())
 
-    def steps(self, n: int) -> list[StepRow]:
+    def steps(self, n: int, limit: int | None = None) -> list[StepRow]:
         with self._snapshot() as reader:
-            return list(map(self._decoder.step, _STEPS.of_groups(reader, "n", (n,), "seq")))
+            where = "n = :n AND seq > :after ORDER BY seq"
+            return list(map(self._decoder.step, _STEPS.along(reader, where, {"n": n}, "seq", -1, limit)))
 
     def find(self, run_id: str) -> RunRow | None:
         if not is_storable(run_id):
@@ -131,7 +133,8 @@ class SQLiteReader:
         found: list[RunRow] = []
         with self._snapshot() as reader:
             for chosen in chosen_by(query):
-                found += map(self._decoder.run_or_mark, self._pages_of(reader, chosen, query))
+                decode = self._decoder.lean_run if query.is_lean else self._decoder.run_or_mark
+                found += map(decode, self._pages_of(reader, chosen, query))
         if len(query.statuses) > 1:
             found.sort(key=_by_time if query.is_by_time else _by_number, reverse=True)
             del found[query.limit :]
@@ -144,7 +147,7 @@ class SQLiteReader:
         while left > 0:
             size = min(left, ROWS_PER_PAGE)
             bindings = {**chosen.bindings, "after": after, "after_at": after_at}
-            rows = _RUNS.page(reader, chosen.where, bindings, size)
+            rows = (_LEAN_RUNS if query.is_lean else _RUNS).page(reader, chosen.where, bindings, size)
             yield from rows
             if len(rows) < size:
                 return

@@ -34,15 +34,22 @@ class Pages:
     Args:
         table: where from. columns: which.
         key: the columns of the table's key. extra: expressions that come after the columns.
+        without: columns that are given as None, and not read.
     """
 
-    def __init__(self, table: str, columns: tuple[str, ...], key: tuple[str, ...], extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, table: str, columns: tuple[str, ...], key: tuple[str, ...], extra: Sequence[str] = (),
+        without: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self._blobs = blob_positions(columns)
         self._columns = columns
         self._key = tuple(columns.index(column) for column in key)
         self._table = table
         self._by_key = " AND ".join(f"{column} = ?" for column in key)
-        selected = [*(_text_of(column) for column in columns), *(f"{each} AS x{i}" for i, each in enumerate(extra))]
+        selected = [
+            *(f"NULL AS {column}" if column in without else _text_of(column) for column in columns),
+            *(f"{each} AS x{i}" for i, each in enumerate(extra)),
+        ]
         names = [*columns, *(f"x{i}" for i in range(len(extra)))]
         self._outer = f"SELECT json_group_array(json_array({', '.join(names)}))"
         self._inner = f"SELECT {', '.join(selected)} FROM {table}"
@@ -139,6 +146,12 @@ class Decoder:
             run.result = run.error = None
         if not (is_input_intact and is_result_intact):
             run.flags |= RunFlag.DAMAGED
+        return run
+
+    def lean_run(self, values: Sequence[Any]) -> RunRow:
+        """The run without its input and its result, and so without a look at the checksums."""
+        run = RunRow(*values[:-2])
+        run.status = RunStatus(run.status)
         return run
 
     def _run(self, values: Sequence[Any]) -> tuple[RunRow, bool, bool]:

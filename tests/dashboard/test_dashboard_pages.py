@@ -16,7 +16,10 @@ from kit import World
 
 import rotor_actors.dashboard
 from rotor_actors import Context, MemoryStore, RetryPolicy, Runtime, workflow
+from rotor_actors.dashboard import trees
 from rotor_actors.errors import WorkflowFailedError, WorkflowTimeoutError
+from rotor_actors.records import Entry, Kind, RunCreated, RunRow, RunStatus, StepRecorded, StepRow
+from rotor_actors.stores.base import RunQuery
 
 pytestmark = pytest.mark.asyncio
 
@@ -225,6 +228,73 @@ async def test_a_tree_of_ten_thousand_runs_is_one_answer_of_bounded_size() -> No
             answer = await browser.get("api/tree", params={"id": handle.run_id})
         assert len(answer.json()["nodes"]) == 10_001
         assert len(answer.content) < 2_000_000
+
+
+class Counted(MemoryStore):
+    """Counts the rows that it gives."""
+
+    given = 0
+
+    def list_runs(self, query: RunQuery) -> list[RunRow]:
+        found = super().list_runs(query)
+        self.given += len(found)
+        return found
+
+    def steps(self, n: int, limit: int | None = None) -> list[StepRow]:
+        found = super().steps(n, limit)
+        self.given += len(found)
+        return found
+
+
+def a_tree(width: int, depth: int) -> list[Entry]:
+    """A root with so many children, the newest of which has a chain below it."""
+    root = RunRow(1, "r1", "w", 1, "r1", 1.0, status=RunStatus.COMPLETED, ended_at=2.0)
+    rows, above = [root], root
+    for n in range(2, 2 + width + depth):
+        parent = root if n < 2 + width else above
+        above = RunRow(
+            n, f"r{n}", "w", 1, "r1", float(n), depth=parent.depth + 1, parent_n=parent.n, parent_run_id=parent.run_id,
+            parent_key=str(n).encode(), status=RunStatus.COMPLETED, ended_at=2.0,
+        )  # fmt: skip
+        rows.append(above)
+    return [RunCreated(row, row.n) for row in rows]
+
+
+@pytest.mark.parametrize(("width", "depth"), [(300, 0), (2, 300), (60, 60)])
+async def test_a_tree_that_is_too_large_is_read_no_further_than_it_is_shown(
+    width: int, depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trees, "LARGEST_TREE", 50)
+    monkeypatch.setattr(trees, "MOST_PARENTS", 30)
+    store = Counted()
+    store.commit(a_tree(width, depth))
+    total = 1 + width + depth
+    async with Runtime(store) as runtime:
+        app = runtime.dashboard()
+        store.given = 0
+        answer = await get(app, "api/tree", id="r1")
+        assert store.given <= 51
+        nodes = answer["nodes"]
+        assert len(nodes) <= 50
+        assert answer["left_out"] == total - len(nodes)
+        assert all(parent < place for place, (_, parent, *_) in enumerate(nodes)), "parents before their children"
+        store.given = 0
+        assert (await get(app, "api/run", id="r1", steps=20))["below"] == total - 1
+        assert store.given <= 21
+        part = await get(app, "api/run", id=f"r{1 + width}", steps=20)
+        assert min(depth, 29) <= part["below"] <= depth
+        assert len(part["breadcrumb"]) == 1
+
+
+async def test_of_a_run_with_very_many_steps_no_more_are_read_than_are_shown() -> None:
+    store = Counted()
+    store.commit(a_tree(0, 0))
+    store.commit([StepRecorded(StepRow(1, float(i), Kind.RUN, b"%d" % i, f"s{i}"), i + 2) for i in range(200)])
+    async with Runtime(store) as runtime:
+        store.given = 0
+        shown = await get(runtime.dashboard(), "api/run", id="r1", steps=20)
+        assert (len(shown["steps"]), shown["steps_more"]) == (20, 1), "one more at least"
+        assert store.given <= 22
 
 
 # The page itself

@@ -482,6 +482,21 @@ class StoreConformance:
         assert pages == [[7, 6, 5], [4, 3, 2], [1]]
         assert store.list_runs(RunQuery(limit=0)) == []
 
+    def test_steps_are_read_no_further_than_asked(self, store: Store) -> None:
+        store.commit([RunCreated(a_run(1), 1), *(StepRecorded(a_step(1, seq), seq) for seq in range(2, 7))])
+        assert [step.seq for step in store.steps(1)] == [2, 3, 4, 5, 6]
+        assert [step.seq for step in store.steps(1, 3)] == [2, 3, 4]
+        assert [step.seq for step in store.steps(1, 50)] == [2, 3, 4, 5, 6]
+
+    def test_lean_runs_are_the_same_but_for_input_and_result(self, store: Store) -> None:
+        run = a_run(1, input=b"in", result=b"out", error=b"why", headers=b"h", parent_step_id="step")
+        store.commit([RunCreated(run, 1)])
+        (whole,) = store.list_runs(RunQuery(root_n=1))
+        (lean,) = store.list_runs(RunQuery(root_n=1, is_lean=True))
+        assert (lean.input in (None, b"in"), lean.result in (None, b"out")) == (True, True)
+        lean.input, lean.result = whole.input, whole.result
+        assert lean == whole
+
     def test_all_can_be_listed_at_once(self, store: Store) -> None:
         store.commit([RunCreated(a_run(n), n) for n in range(1, 11_001)])
         assert [row.n for row in store.list_runs(RunQuery(limit=2**62))] == list(range(11_000, 0, -1))

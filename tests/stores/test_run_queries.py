@@ -126,3 +126,11 @@ def test_a_clock_that_went_back_hides_no_run_from_a_list_by_time(store: SQLiteSt
             for n, at in ((1, 100.0), (2, 900.0), (3, 200.0))]  # fmt: skip
     store.commit([RunCreated(row, row.n) for row in rows])
     assert [run.n for run in store.list_runs(RunQuery(since=150.0, until=1_000.0))] == [2, 3]
+
+
+def test_lean_runs_are_given_without_reading_their_payloads(store: SQLiteStore) -> None:
+    run = a_run(1)
+    run.input, run.result = b"x" * 100_000, b"y"
+    store.commit([RunCreated(run, 1)])
+    (lean,) = store.list_runs(RunQuery(is_lean=True))
+    assert (lean.run_id, lean.input, lean.result, lean.flags) == ("run-1", None, None, run.flags)

@@ -14,6 +14,9 @@ _LAST = "\U0010ffff"
 """Behind every text that begins with a prefix."""
 
 _RUN = ", ".join(f"r.{column}" for column in schema.RUN_COLUMNS)
+_LEAN_RUN = ", ".join(
+    f"NULL::bytea AS {column}" if column in ("input", "result") else f"r.{column}" for column in schema.RUN_COLUMNS
+)
 _STEP = ", ".join(schema.STEP_COLUMNS)
 _ITEM = ", ".join(schema.ITEM_COLUMNS)
 
@@ -39,7 +42,7 @@ LIVE_RUNS = f"SELECT {_RUN}, {_NEWEST_SEQ} FROM @.rotor_runs AS r WHERE ended_at
 OWNED = f"SELECT {_RUN}, {_NEWEST_SEQ}, cancel FROM @.rotor_runs AS r WHERE n = ANY ($1::bigint[]) ORDER BY depth, n"
 FIND = f"SELECT {_RUN} FROM @.rotor_runs AS r WHERE run_id = $1"
 ROWS = f"SELECT {_RUN} FROM @.rotor_runs AS r WHERE n = ANY ($1::bigint[]) ORDER BY n"
-STEPS = f"SELECT {_STEP} FROM @.rotor_steps WHERE n = $1 ORDER BY seq"
+STEPS = f"SELECT {_STEP} FROM @.rotor_steps WHERE n = $1 ORDER BY seq LIMIT $2"
 STEPS_OF = (
     f"SELECT {_STEP} FROM @.rotor_steps WHERE n = ANY ($1::bigint[]) AND length(key) <= {KEY_BYTES} ORDER BY n, seq"
 )
@@ -115,7 +118,7 @@ class Statement:
 
 def list_runs(query: RunQuery) -> tuple[str, list[Any]]:
     """Newest first: by time, because numbers of different replicas are in no order."""
-    statement = Statement(f"SELECT {_RUN} FROM @.rotor_runs AS r")
+    statement = Statement(f"SELECT {_LEAN_RUN if query.is_lean else _RUN} FROM @.rotor_runs AS r")
     if query.workflow_id is not None:
         statement.where("workflow_id = {}", escaped(query.workflow_id))
     for column, value in (("parent_n", query.parent_n), ("root_n", query.root_n)):

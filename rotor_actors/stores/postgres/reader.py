@@ -41,6 +41,9 @@ class Decoding:
     def run_or_mark(self, row: Any) -> RunRow:
         return self._decoder.run_or_mark(_RUN_TEXTS.unescape(row[:_RUN_WIDTH]))
 
+    def lean_run(self, row: Any) -> RunRow:
+        return self._decoder.lean_run(_RUN_TEXTS.unescape(row[:_RUN_WIDTH]))
+
     def live(self, row: Any) -> LiveRun:
         return LiveRun(self.run_or_mark(row), row[_RUN_WIDTH])
 
@@ -112,14 +115,14 @@ class PostgresReader:
 
     def list_runs(self, query: RunQuery) -> list[RunRow]:
         sql, arguments = queries.list_runs(query)
-        return self._all(sql, arguments, self._decoding.run_or_mark)
+        return self._all(sql, arguments, self._decoding.lean_run if query.is_lean else self._decoding.run_or_mark)
 
     def count_by_status(self, root_n: int | None) -> dict[RunStatus, int]:
         sql, arguments = (queries.COUNT_ALL, ()) if root_n is None else (queries.COUNT_TREE, (root_n,))
         return {RunStatus(status): count for status, count in self._all(sql, arguments, tuple)}
 
-    def steps(self, n: int) -> list[StepRow]:
-        return self._all(queries.STEPS, (n,), self._decoding.step)
+    def steps(self, n: int, limit: int | None = None) -> list[StepRow]:
+        return self._all(queries.STEPS, (n, _ANY if limit is None else limit), self._decoding.step)
 
     # Items
 
