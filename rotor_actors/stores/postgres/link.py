@@ -58,6 +58,12 @@ class Link:
         async with self._turn, asyncio.timeout(self._timeout):
             return await act(await self._ready())
 
+    async def rename(self, connection: Any, purpose: str) -> None:
+        """What it is for is known better now."""
+        self._purpose = purpose
+        if not self._address.is_pooled:
+            await connection.execute("SELECT set_config('application_name', $1, false)", f"rotor {purpose}")
+
     async def _ready(self) -> Any:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._connect()

@@ -70,6 +70,16 @@ class PostgresReader:
         self._reader: Link | None = None
         self._schema = address.schema or ""
 
+    @property
+    def name(self) -> str:
+        """The database, without the password."""
+        return self._address.name
+
+    @property
+    def schema(self) -> str:
+        """Where the tables are, once it is open."""
+        return self._schema
+
     # Runs
 
     def last_numbers(self) -> tuple[int, int]:

@@ -83,11 +83,6 @@ class PostgresStore(PostgresReader):
         self._reaps = 0
 
     @property
-    def name(self) -> str:
-        """The database, without the password."""
-        return self._address.name
-
-    @property
     def replica(self) -> int:
         if self._number is None:
             raise StoreError(f"{self.name} is closed")
@@ -110,12 +105,13 @@ class PostgresStore(PostgresReader):
 
     async def _open(self) -> None:
         writer = self._writer = Link(self._address, "writer", self._timeout)
-        self._reader = Link(self._address, "reader", self._timeout)
-        self._user = Link(self._address, "transactions", self._timeout, is_cached=False)
-        self._pulse = Link(self._address, "heartbeat", max(self.lease / 3, 0.1))
-        self._number = await writer.use("open", self._enter)
+        number = self._number = await writer.use("open", self._enter)
+        await writer.use("open", lambda link: writer.rename(link, f"writer {number}"))
+        self._reader = Link(self._address, f"reader {number}", self._timeout)
+        self._user = Link(self._address, f"transactions {number}", self._timeout, is_cached=False)
+        self._pulse = Link(self._address, f"heartbeat {number}", max(self.lease / 3, 0.1))
         if not self._address.is_pooled:
-            self._hints = Hints(self._address, self._schema, self._number, lambda: self._hint())
+            self._hints = Hints(self._address, self._schema, number, lambda: self._hint())
             await self._hints.start()
 
     async def _enter(self, connection: Any) -> int:
