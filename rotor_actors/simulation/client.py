@@ -17,6 +17,7 @@ from rotor_actors.runtime import Runtime
 from rotor_actors.simulation import trace as t
 from rotor_actors.simulation.process import Process
 from rotor_actors.simulation.universe import CallRecord, Universe
+from rotor_actors.workflows import Workflow
 
 _MOST_TRIES = 1_000
 _STARTING = ("start",)
@@ -50,6 +51,10 @@ async def _execute(runtime: Runtime, *args: Any, **kwargs: Any) -> Any:
 
 async def _call(universe: Universe, runtime: UniverseRuntime, verb: str, *args: Any, **kwargs: Any) -> Any:
     record = CallRecord()
+    first: Any = args[0] if args else None
+    if isinstance(first, Workflow):
+        workflow: Workflow[Any, Any] = first
+        universe.know(workflow)
     if verb == "cancel" and args:
         universe.record(t.Asked(universe.now(), universe.lives, verb, args[0]))
     for _ in range(_MOST_TRIES):
@@ -90,6 +95,10 @@ async def _is_to_be_made_again(universe: Universe, process: Process, task: async
         return True
     if isinstance(error, StoreCorruptedError) or not isinstance(error, StoreError | RuntimeStateError):
         return False
+    if universe.settings.replicas:
+        universe.restart_failed()
+        await asyncio.sleep(_RETRY_SECONDS)  # its next incarnation, or another replica
+        return True
     if not process.has_failed and not process.is_dead:
         return False
     universe.condemn(process)

@@ -63,16 +63,16 @@ class Judge(Oracle):
                     self.cancels.add(event.run_id)
                 else:
                     self._awaited.add(event.run_id)
-            case BodyBegun() if event.incarnation == self._life:
+            case BodyBegun() if self.is_alive(event.incarnation):
                 script = self._script(event.run_id, event.attempt)
                 script.place, script.body = 0, event.body
-            case Saw() if event.incarnation == self._life:
+            case Saw() if self.is_alive(event.incarnation):
                 self._saw(event)
-            case Executing() if event.incarnation == self._life:
+            case Executing() if self.is_alive(event.incarnation):
                 self._begins(event)
-            case Executed() if event.incarnation == self._life:
+            case Executed() if self.is_alive(event.incarnation):
                 self._ends(event)
-            case CleanedUp() if event.incarnation == self._life:
+            case CleanedUp() if self.is_alive(event.incarnation):
                 self._cleans_up(event)
             case t.Opened():
                 self._opened_at = event.at
@@ -157,13 +157,12 @@ class Judge(Oracle):
         running = self._executing.get(key)
         self.require(running is None, "26 one incarnation", f"{where} begins while execution {running} is under way")
         self._executing[key] = event.execution
-        durable = self.ledger.durable_seq
         script = self._script(event.run_id, event.attempt)
         for text in script.texts[: event.seen]:
-            seq = self._seq_of(account, text)
             self.require(
-                seq <= durable, "2 no effect before its past is durable",
-                f"{where} begins, and its run has seen {text!r} of entry {seq}; durable is {durable}",
+                self._is_durable(account, text), "2 no effect before its past is durable",
+                f"{where} begins, and its run has seen {text!r} of entry {self._seq_of(account, text)}; durable is "
+                f"{self.ledger.durable_seq}",
             )  # fmt: skip
         earlier = [step for step in account.steps if step.step_id == event.step_id and step.kind is Kind.RUN]
         self.require(
@@ -176,6 +175,9 @@ class Judge(Oracle):
             not (caught and failed), "9 a caught failure is final",
             f"{where} begins, and has failed for good: that was caught and is recorded",
         )  # fmt: skip
+
+    def _is_durable(self, account: Account, text: str) -> bool:
+        return self._seq_of(account, text) <= self.ledger.durable_seq
 
     def _seq_of(self, account: Account, text: str) -> int:
         if "=" in text:

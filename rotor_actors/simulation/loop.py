@@ -101,6 +101,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self.steps = 0
         self.tasks: dict[int, SimulationTask] = {}
         self._prune_at = 256
+        self._stopped: dict[Life, list[asyncio.Handle]] = {}
         self.busy: list[tuple[str, float]] = []
         self.unhandled: list[dict[str, Any]] = []
         self.abort: BaseException | None = None
@@ -122,6 +123,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
         handle = self._queue.popleft() if self._takes_first else self._policy.take(self._queue)
         if handle._cancelled:  # pyright: ignore
             return
+        if self._stopped and self._is_put_aside(handle):
+            return
         self._now += STEP_SECONDS
         self.steps += 1
         if self.steps > self._most_steps:
@@ -135,6 +138,22 @@ class SimulationLoop(asyncio.BaseEventLoop):
             self.busy.append((_who(handle), took))
         if self.abort is not None:
             raise self.abort
+
+    def _is_put_aside(self, handle: asyncio.Handle) -> bool:
+        life = _context(handle).get(LIFE)
+        aside = None if life is None else self._stopped.get(life)
+        if aside is None:
+            return False
+        aside.append(handle)
+        return True
+
+    def stop_life(self, life: Life) -> None:
+        """Run nothing of a process until it is told to go on: it stands still, and time passes."""
+        self._stopped.setdefault(life, [])
+
+    def resume_life(self, life: Life) -> None:
+        """What became ready or due meanwhile is run now, in that order."""
+        self._queue.extend(self._stopped.pop(life, ()))
 
     def _ring(self) -> None:
         """Make ready what is due, or due next; those due at the same moment in any order."""
@@ -239,6 +258,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     def forget(self, life: Life) -> None:
         """Drop all that is ready or due of a process that has died."""
+        self._stopped.pop(life, None)
         self._queue = deque(handle for handle in self._queue if _context(handle).get(LIFE) is not life)
         self._timers = [entry for entry in self._timers if _context(entry[2]).get(LIFE) is not life]
         heapq.heapify(self._timers)

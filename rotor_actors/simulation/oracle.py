@@ -182,8 +182,12 @@ class Oracle:
 
     # The journal
 
+    def is_alive(self, life: int) -> bool:
+        """What it does counts."""
+        return life == self._life
+
     def _appended(self, entry: Entry, life: int) -> None:
-        if life != self._life:
+        if not self.is_alive(life):
             return  # of a process that has died: it is in its memory only
         for fact in flatten([entry]):
             match fact:

@@ -71,7 +71,7 @@ def run_universe(
     It may be called inside a running event loop, which stands still meanwhile.
     """
     set_order.install()
-    universe = Universe(seed, settings, point=point, replay=replay)
+    universe = universe_of(seed, settings, point=point, replay=replay)
     outcome = Outcome(seed, point)
     running = events._get_running_loop()
     events._set_running_loop(None)
@@ -90,6 +90,17 @@ def run_universe(
     finally:
         events._set_running_loop(running)
     return outcome
+
+
+def universe_of(
+    seed: int, settings: Settings, *, point: CrashPoint | None = None, replay: dict[str, list[int]] | None = None
+) -> Universe:
+    """One process on a disk of its own, or several that share a database."""
+    if not settings.replicas:
+        return Universe(seed, settings, point=point, replay=replay)
+    from rotor_actors.simulation.replicas.universe import ReplicaUniverse  # here: who has one process needs none of it
+
+    return ReplicaUniverse(seed, settings, point=point, replay=replay)
 
 
 def _check_unhandled(universe: Universe) -> None:

@@ -59,9 +59,8 @@ class Simulation:
 
     def _is_at_rest(self) -> bool:
         """But for steps that wait for something else than a worker thread: that is up to time, or to the test."""
-        process = self.universe.process
-        engine = None if process is None else process.engine
-        return engine is not None and engine.is_idle and not engine.threads.are_running
+        engines = self.universe.engines()
+        return bool(engines) and all(engine.is_idle and not engine.threads.are_running for engine in engines)
 
     async def crash(self) -> None:
         """The process dies now, by `kill -9` or a power cut; come back when another has opened the store again."""
@@ -87,10 +86,9 @@ class Simulation:
             takes: how much virtual time it takes.
         """
         stub = self.universe.stubs.add(target, returns, raises, takes)
-        process = self.universe.process
-        engine = None if process is None else process.engine
-        if isinstance(target, str) and engine is not None and engine.find_workflow(target) is None:
-            engine.register(self.universe.stubs.unknown[target])
+        for engine in self.universe.engines():
+            if isinstance(target, str) and engine.find_workflow(target) is None:
+                engine.register(self.universe.stubs.unknown[target])
         return stub
 
     def effects(self, what: Callable[..., Any] | str, *, run_id: str | None = None) -> int:

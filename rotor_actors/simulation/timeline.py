@@ -72,7 +72,8 @@ def _texts(event: t.TraceEvent, names: _Names) -> list[str]:
         case t.Noted():
             return [f"-- {event.text}"]
         case _:
-            return []
+            line = event.line()
+            return [line] if line else []
 
 
 def _counted(entries: list[Entry]) -> str:

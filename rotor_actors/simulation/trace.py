@@ -15,6 +15,10 @@ class Event(msgspec.Struct, tag=True):
     at: float
     incarnation: int
 
+    def line(self) -> str:
+        """What a timeline says of it, where it does not say it by itself; "" for nothing."""
+        return ""
+
 
 class Opened(Event):
     """The runtime has opened, and recovers."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from rotor_actors.engine import Engine
 from rotor_actors.errors import StoreError
 from rotor_actors.ids import Ids, RandomIds
 from rotor_actors.messages import Pending
@@ -53,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow: tuple[str, ...] = ()
     options: dict[str, Any] = {}
     """For `Runtime`."""
+    replicas: int = 0
+    """So many processes share one database; 0 for one process with a store of its own."""
 
 
 class Universe:
@@ -84,7 +87,7 @@ class Universe:
         self.tapes = Tapes(seed, replay)
         self.loop = SimulationLoop(self.tapes, policy=policy_of(settings.policy, self.tapes.tape("policy")))
         self.loop.who_waits = partial(who_waits, self)
-        self.disk = _disk_of(settings, self.tapes.tape("disk"))
+        self.disk: Disk = _disk_of(settings, self.tapes.tape("disk"))
         self.crash_plan = CrashPlan(self.tapes.tape("crash"), settings.faults, point)
         self.trace: list[t.TraceEvent] = []
         self.commits = 0
@@ -149,6 +152,17 @@ class Universe:
     def process(self) -> Process | None:
         """The life that is open."""
         return self._process
+
+    def engines(self) -> list[Engine]:
+        """Those that are at work."""
+        engine = None if self._process is None else self._process.engine
+        return [] if engine is None else [engine]
+
+    def know(self, workflow: Workflow[Any, Any]) -> None:
+        """A process that is started again has it, too."""
+
+    def restart_failed(self) -> None:
+        """End processes whose runtime has stopped."""
 
     @property
     def runtime(self) -> Runtime:
@@ -399,7 +413,7 @@ class _RecordingIds:
 
 
 def _disk_of(settings: Settings, tape: Tape) -> Disk:
-    if settings.store == "memory":
+    if settings.store == "memory" or settings.replicas:
         return MemoryDisk(tape)
     if settings.store == "sqlite":
         return SimDisk(tape, settings.faults)

@@ -135,7 +135,15 @@ class SharedDatabase(MemoryStore):
         for fact in facts:
             self._apply_of(number, fact)
 
-    def conflicts(self, entries: list[Entry]) -> bool:
+    def try_apply(self, number: int, entries: list[Entry]) -> bool:
+        """A conditional commit."""
+        self.check(number)
+        if self._conflicts(entries):
+            return False
+        self.apply(number, entries)
+        return True
+
+    def _conflicts(self, entries: list[Entry]) -> bool:
         facts = list(flatten(entries))
         names = Counter(fact.once for fact in facts if isinstance(fact, MailSent) and fact.once is not None)
         return self._known_id(facts) is not None or any(

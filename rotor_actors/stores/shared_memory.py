@@ -37,21 +37,21 @@ class SharedMemoryStore:
     def __init__(self, database: SharedDatabase, *, lease: float = LEASE_SECONDS) -> None:
         self.database = database
         self.lease = lease
-        self._number: int | None = None
+        self.number: int | None = None
         self._hint: Callable[[], None] = _no_hint
 
     @property
     def replica(self) -> int:
-        if self._number is None:
+        if self.number is None:
             raise StoreError("the store is closed")
-        return self._number
+        return self.number
 
     def open(self) -> None:
-        self._number = self.database.enter(self.lease)
-        self.database.hints[self._number] = self._hint
+        self.number = self.database.enter(self.lease)
+        self.database.hints[self.number] = self._hint
 
     def close(self) -> None:
-        number, self._number = self._number, None
+        number, self.number = self.number, None
         if number is not None:
             self.database.hints.pop(number, None)
             self.database.leave(number)
@@ -78,11 +78,7 @@ class SharedMemoryStore:
         self.database.apply(self.replica, entries)
 
     def try_commit(self, entries: list[Entry]) -> bool:
-        self.database.check(self.replica)
-        if self.database.conflicts(entries):
-            return False
-        self.database.apply(self.replica, entries)
-        return True
+        return self.database.try_apply(self.replica, entries)
 
     def claim(self, query: ClaimQuery) -> Claim:
         return self.database.claim_for(self.replica, query)

@@ -1,0 +1,1 @@
+"""Universes of several replicas on one database."""

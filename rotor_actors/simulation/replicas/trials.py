@@ -1,0 +1,48 @@
+"""What is run in a replicated universe: a trial, with calls to any of the replicas, until nothing is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from rotor_actors.simulation.client import UniverseRuntime
+from rotor_actors.simulation.judge import Judge
+from rotor_actors.simulation.plan import Size, draw_plan
+from rotor_actors.simulation.replicas.judge import ReplicaJudge
+from rotor_actors.simulation.replicas.universe import ReplicaUniverse
+from rotor_actors.simulation.trial import Trial
+from rotor_actors.simulation.universe import Universe
+
+# Leases run out, runs are claimed again, sleeps and retries of runs that were let go of end.
+_LONGEST = 600.0
+_LOOK_SECONDS = 2.0
+_QUIET_LOOKS = 3
+
+
+def judged_replicas(size: Size, judges: list[Judge]) -> Callable[[Universe], Awaitable[None]]:
+    """See `judge.judged`: the same for several replicas. They share one program, which knows the trial's workflows."""
+
+    async def main(universe: Universe) -> None:
+        assert isinstance(universe, ReplicaUniverse)
+        trial = Trial(universe, draw_plan(universe.tapes.tape("trial"), size))
+        judge = ReplicaJudge(trial)
+        judges.append(judge)
+        judge.attach(universe)
+        for workflow in trial.workflows.values():
+            universe.know(workflow)
+        await trial.run(UniverseRuntime(universe))
+        universe.heal()
+        await _until_quiet(universe, judge)
+        judge.at_end()
+
+    return main
+
+
+async def _until_quiet(universe: ReplicaUniverse, judge: ReplicaJudge) -> None:
+    """Nothing runs, no message is under way, and it has been so for a while; or it takes too long, which is judged."""
+    limit, quiet = universe.now() + _LONGEST, 0
+    while quiet < _QUIET_LOOKS and universe.now() < limit:
+        universe.restart_failed()
+        await asyncio.sleep(_LOOK_SECONDS)
+        is_quiet = not universe.database.live_runs() and not universe.database.office.letters
+        quiet = quiet + 1 if is_quiet and all(engine.is_idle for engine in universe.engines()) else 0

@@ -1,0 +1,50 @@
+"""Several replicas in one universe: what goes wrong between them and the database, and what holds all the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from rotor_actors.simulation.faults import Faults
+from rotor_actors.simulation.judge import Judge
+from rotor_actors.simulation.plan import Size
+from rotor_actors.simulation.replicas.trials import judged_replicas
+from rotor_actors.simulation.running import Outcome, run_universe
+from rotor_actors.simulation.universe import Settings
+
+# All at once, and each of them seldom.
+WEATHER = Faults(
+    crash=0.01, lost_statement=0.005, lost_reply=0.005, late_statement=0.003, slow_reply=0.01, pause=0.005,
+    blocked_loop=0.003, partition=0.003, database_restart=0.002, bad_hint=0.1, skew=0.5,
+)  # fmt: skip
+
+
+def play(seed: int, replicas: int, faults: Faults = WEATHER) -> Outcome:
+    judges: list[Judge] = []
+    settings = Settings(faults=faults, replicas=replicas)
+    return run_universe(judged_replicas(Size(), judges), seed=seed, settings=settings, with_hashes=True)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4])
+def test_without_faults_all_runs_end_as_planned(replicas: int) -> None:
+    for seed in range(10):
+        outcome = play(seed, replicas, Faults())
+        assert outcome.failure is None, f"seed {seed}: {outcome.failure}"
+        assert not outcome.fired
+
+
+def test_the_same_seed_is_the_same_universe() -> None:
+    for seed in (3, 7):
+        first, second = play(seed, 3), play(seed, 3)
+        assert (first.trace_hash, first.disk_hash) == (second.trace_hash, second.disk_hash)
+        assert first.choices == second.choices
+
+
+def test_its_choices_make_the_same_universe_again() -> None:
+    first = play(7, 3)
+    judges: list[Judge] = []
+    again = run_universe(
+        judged_replicas(Size(), judges), seed=7, settings=Settings(faults=WEATHER, replicas=3), replay=first.choices,
+        with_hashes=True,
+    )  # fmt: skip
+    assert again.fired == first.fired
+    assert again.trace_hash == first.trace_hash
