@@ -344,6 +344,10 @@ class MailKind(StrEnum):
     START = "start"
     LEFT = "left"
     """To the coordinator: the run whose number is the body has left its line."""
+    LINE = "line"
+    """To the coordinator: something of a line of flow control; see `flow.notes`."""
+    TURN = "turn"
+    """To a run that waits in a line: it may begin, or never will."""
     REPLY = "reply"
 
 

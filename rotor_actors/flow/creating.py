@@ -13,8 +13,8 @@ from rotor_actors.finishing import Finishing
 from rotor_actors.flow.passes import ticket_item
 from rotor_actors.flow.ticket import Ticket
 from rotor_actors.kernel import Kernel
-from rotor_actors.records import Entry, RunCreated, RunRow, RunStatus, Together
-from rotor_actors.run import Run
+from rotor_actors.records import CancelNote, CancelRequested, Entry, RunCreated, RunRow, RunStatus, Together
+from rotor_actors.run import Phase, Run
 from rotor_actors.workflows import Workflow
 
 
@@ -34,15 +34,37 @@ def create_with_ticket(
     It is queued first, whatever comes: its begin is an entry of its own, which says when and in whose place.
     """
     row.status, row.attempt_at = RunStatus.QUEUED, None
+    if kernel.sharing is not None and not ticket.arrival:
+        ticket = msgspec.structs.replace(ticket, arrival=arrival_at(row.created_at))
     rival = kernel.gate.rival(ticket)
     if rival is not None:
         ticket = msgspec.structs.replace(ticket, follows=kernel.gate.last_of(rival))
     entries: list[Entry] = [RunCreated(row), ticket_item(row.n, ticket), *also]
-    if rival is not None and not rival.is_doomed:
-        reason = f"singleton: replaced by run {row.run_id}"
-        Cancellation(kernel, finishing, [rival], reason).begin(entries, parent)
-    elif parent is not None:
-        kernel.append(parent, Together(entries))
+    with kernel.journal.one_act():
+        if rival is not None and not rival.is_doomed:
+            replace(kernel, finishing, rival, row.run_id, entries, parent)
+        elif parent is not None:
+            kernel.append(parent, Together(entries))
+        else:
+            kernel.journal.append(Together(entries))
+        return kernel.create(row, workflow, parent, context, ticket)
+
+
+def replace(
+    kernel: Kernel, finishing: Finishing, rival: Run, run_id: str, entries: list[Entry], parent: Run | None = None
+) -> None:
+    """Cancel the run of a singleton for a newer one; `entries` go into the same entry."""
+    reason = f"singleton: replaced by run {run_id}"
+    if rival.phase is Phase.REMOTE:
+        rival.is_doomed = True
+        entries.append(CancelRequested([rival.row.n], msgspec.msgpack.encode(CancelNote(reason))))
+        seq = kernel.journal.append(Together(entries))
+        if parent is not None:
+            parent.seen_seq = seq
     else:
-        kernel.journal.append(Together(entries))
-    return kernel.create(row, workflow, parent, context, ticket)
+        Cancellation(kernel, finishing, [rival], reason).begin(entries, parent)
+
+
+def arrival_at(at: float) -> int:
+    """A place in line that is the same whichever replica gives it: run numbers of several say nothing of time."""
+    return int(at * 1e6)

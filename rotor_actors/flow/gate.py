@@ -1,4 +1,9 @@
-"""Who may begin: the lines of all keys, and what is written when a run gets its place."""
+"""Who may begin: the lines of all keys, and what is written when a run gets its place.
+
+Of many replicas only the coordinator decides (`is_deciding`). The others hold their runs, tell it of them, and let them
+begin when it says so; to it, a run that somebody else owns is a number in a line. A place is an item of its own
+(`PLACE_SPACE`): the next coordinator finds it, whoever owns the run.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,40 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+import msgspec
+
 from rotor_actors.admission import Admission
 from rotor_actors.flow.line import Limits, Line
-from rotor_actors.flow.passes import RATE_SPACE, Begun, Pass, Turnstile, lender_of
+from rotor_actors.flow.notes import Enter, LetGo, LineNote
+from rotor_actors.flow.passes import (
+    PLACE_SPACE,
+    RATE_SPACE,
+    Begun,
+    Pass,
+    Turnstile,
+    is_known_to_the_top,
+    lender_of,
+    place_item,
+)
 from rotor_actors.flow.queue import Place
 from rotor_actors.flow.ticket import Ticket, limits_of
 from rotor_actors.journal import Journal
-from rotor_actors.records import Entry, ItemDropped, ItemPut, ItemRow, ItemsExpired, RunChanged, RunStatus, Together
+from rotor_actors.records import (
+    COORDINATOR,
+    Entry,
+    ItemDropped,
+    ItemPut,
+    ItemRow,
+    ItemsExpired,
+    MailKind,
+    MailSent,
+    RunChanged,
+    RunStatus,
+    Together,
+)
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_queue import RunQueue
+from rotor_actors.sharing import Sharing
 from rotor_actors.timers import Timers
 
 PAUSE_SPACE = "flow.pause"
@@ -31,6 +61,7 @@ class GateHost(Protocol):
     timers: Timers
     admission: Admission
     queue_of_runs: RunQueue
+    sharing: Sharing | None
 
     def now(self) -> float: ...
 
@@ -39,11 +70,20 @@ class GateHost(Protocol):
     def queue(self, run: Run) -> None: ...
 
 
+def enter_note(run: Run, ticket: Ticket, *, is_under_way: bool = False) -> Enter:
+    """What the coordinator has to know of a run."""
+    row = run.row
+    return Enter(row.n, row.run_id, row.workflow_id, row.root_n, row.depth, row.created_at, ticket, row.parent_n,
+                 is_under_way)  # fmt: skip
+
+
 class Gate:
     """All keys. Workflows without rules never come here."""
 
     def __init__(self, host: GateHost) -> None:
         self._host = host
+        self.is_deciding = host.sharing is None
+        """The lines are here."""
         self.passes: dict[int, Pass] = {}
         self.singletons: dict[str, Run] = {}
         """By name: the newest run of it that has not ended."""
@@ -61,10 +101,17 @@ class Gate:
         self._hold(run, ticket, "")
         if not ticket.is_complete:
             return
-        if ticket.follows and ticket.follows in self.passes:
-            self._wait_for_other(run, ticket)
+        if not self.is_deciding or not is_known_to_the_top(run):
+            self._tell(enter_note(run, ticket))
         else:
-            self._join(self.passes[run.row.n])
+            self.line_up(self.passes[run.row.n])
+
+    def line_up(self, each: Pass) -> None:
+        """It waits for its turn, or first of all for the end of the run that it replaces."""
+        if each.ticket.follows and each.ticket.follows in self.passes:
+            self._wait_for_other(each)
+        else:
+            self._join(each)
 
     def hold(self, run: Run, why: str, on_end: Callable[[], None]) -> None:
         """A run is not complete yet: `release` lets it enter. `on_end` is called when it ends before."""
@@ -72,8 +119,13 @@ class Gate:
         self.passes[run.row.n].on_end = on_end
 
     def rival(self, ticket: Ticket) -> Run | None:
-        """The run that a singleton's new run meets."""
+        """The run that a singleton's new run meets, as far as that can be told here."""
         return None if ticket.singleton is None else self.singletons.get(ticket.singleton)
+
+    def rival_of(self, each: Pass) -> Run | None:
+        """The same, of one that was created elsewhere."""
+        rival = self.rival(each.ticket)
+        return None if rival is None or rival.row.n == each.run.row.n else rival
 
     def last_of(self, rival: Run) -> int:
         """The number of the run that must have ended before one that replaces `rival` may begin."""
@@ -85,15 +137,22 @@ class Gate:
         each = self.passes.get(run.row.n)
         if each is not None:
             each.ticket, each.why, each.on_end = ticket, "", None
-            self._join(each)
+            if self.is_deciding:
+                self._join(each)
+            else:
+                self._tell(enter_note(run, ticket))
 
     def leave(self, run: Run) -> bool:
-        """A run has ended; says whether it had begun."""
-        n = run.row.n
+        """A run has ended; says whether it had begun here."""
+        has_begun = self.gone(run.row.n)
+        return has_begun and (run.row.attempt > 1 or run.row.attempt_at is not None)
+
+    def gone(self, n: int) -> bool:
+        """The run of this number has ended, whoever owned it."""
         each = self.passes.pop(n)
         if each.on_end is not None:
             each.on_end()
-        if each.ticket.singleton is not None and self.singletons.get(each.ticket.singleton) is run:
+        if each.ticket.singleton is not None and self._is_newest(each):
             del self.singletons[each.ticket.singleton]
         for follower in self._followers.pop(n, ()):
             if follower in self.passes:
@@ -105,21 +164,42 @@ class Gate:
 
     def let_go(self, run: Run) -> None:
         """Nobody awaits this run any more."""
-        each = self.passes.get(run.row.n)
-        if each is not None and each.turnstile is not None:
-            each.turnstile.line.let_go(run.row.n)
-            self.pump(each.turnstile)
+        if self.is_deciding:
+            self.let_go_of(run.row.n)
+        elif run.row.n in self.passes:
+            self._tell(LetGo(run.row.n))
+
+    def let_go_of(self, n: int) -> None:
+        """The same, by its number."""
+        each = self.passes.get(n)
+        if each is not None:
+            each.above = []
+            if each.turnstile is not None:
+                each.turnstile.line.let_go(n)
+                self.pump(each.turnstile)
+
+    def _tell(self, note: LineNote) -> None:
+        """It is the coordinator's to decide; that may be this replica, which has yet to read what it must know."""
+        self._host.journal.append(MailSent(COORDINATOR, MailKind.LINE, msgspec.msgpack.encode(note)))
 
     def _hold(self, run: Run, ticket: Ticket, why: str) -> None:
         run.phase = Phase.HELD
-        self.passes[run.row.n] = Pass(run, ticket, has_begun=False, why=why)
-        if ticket.singleton is not None:
-            self.singletons[ticket.singleton] = run
+        each = self.passes[run.row.n] = Pass(run, ticket, has_begun=False, why=why)
+        self.is_there(each)
 
-    def _wait_for_other(self, run: Run, ticket: Ticket) -> None:
-        other = self.passes[ticket.follows].run
-        self.passes[run.row.n].why = f"singleton: run {other.row.run_id} cleans up"
-        self._followers.setdefault(ticket.follows, []).append(run.row.n)
+    def is_there(self, each: Pass) -> None:
+        """Its singleton's newest run is this one. Of runs that are decided elsewhere nothing is known here."""
+        if self.is_deciding and each.ticket.singleton is not None:
+            self.singletons[each.ticket.singleton] = each.run
+
+    def _is_newest(self, each: Pass) -> bool:
+        newest = self.singletons.get(each.ticket.singleton or "")
+        return newest is not None and newest.row.n == each.run.row.n
+
+    def _wait_for_other(self, each: Pass) -> None:
+        other = self.passes[each.ticket.follows].run
+        each.why = f"singleton: run {other.row.run_id} cleans up"
+        self._followers.setdefault(each.ticket.follows, []).append(each.run.row.n)
 
     def _join(self, each: Pass) -> None:
         turnstile = self._stand(each)
@@ -128,11 +208,12 @@ class Gate:
 
     def _stand(self, each: Pass) -> Turnstile | None:
         run = each.run
-        if run.workflow is None or run.is_doomed:
+        is_elsewhere = run.phase is Phase.REMOTE
+        if (run.workflow is None and not is_elsewhere) or run.is_doomed:
             return None  # `appeared` comes back to it, or its end
         turnstile = each.turnstile = self._turnstile(each)
-        is_root = run.row.parent_n is None
-        turnstile.line.arrive(each.place, is_root=is_root, lender=lender_of(run, turnstile.line))
+        is_root = run.row.parent_n is None and not is_elsewhere  # `max_active_runs` is for runs of this replica
+        turnstile.line.arrive(each.place, is_root=is_root, lender=lender_of(each, turnstile.line))
         return turnstile
 
     def _turnstile(self, each: Pass) -> Turnstile:
@@ -197,15 +278,25 @@ class Gate:
 
     def _begin(self, each: Pass, line: Line, now: float) -> None:
         """The run has its place: that, and what it takes of the rate, is one entry."""
-        host, run = self._host, each.run
         each.has_begun = True
-        run.row.status, run.row.attempt_at = RunStatus.RUNNING, now
-        change = RunChanged(run.snapshot())
+        also: list[Entry] = []
+        if self._host.sharing is not None:
+            also.append(place_item(each.run.row.n))
         if line.limits.rate is not None:
-            host.append(run, Together([change, Begun(line.name, now, line.limits).item(run.row.n)]))
+            also.append(Begun(line.name, now, line.limits).item(each.run.row.n))
             self._purge(now)
+        if each.run.phase is Phase.REMOTE:
+            turn = MailSent(each.run.row.n, MailKind.TURN)
+            self._host.journal.append(Together([turn, *also]))
         else:
-            host.append(run, change)
+            self.begin_here(each.run, now, also)
+
+    def begin_here(self, run: Run, now: float, also: Iterable[Entry] = ()) -> None:
+        """A run of this replica's has its place."""
+        host = self._host
+        run.row.status, run.row.attempt_at = RunStatus.RUNNING, now
+        entries: list[Entry] = [RunChanged(run.snapshot()), *also]
+        host.append(run, Together(entries) if len(entries) > 1 else entries[0])
         if run.row.parent_n is None:
             host.admission.take(run)
         run.phase = Phase.FRESH
@@ -264,10 +355,15 @@ class Gate:
             self._hold(run, ticket, "")
             return
         each = self.passes[run.row.n] = Pass(run, ticket, has_begun=True)
-        if ticket.singleton is not None:
-            self.singletons[ticket.singleton] = run
+        self.is_there(each)
+        if self.is_deciding:
+            self.runs(each)
+
+    def runs(self, each: Pass) -> None:
+        """It has a place, and had it before it was known here."""
+        each.has_begun = True
         each.turnstile = self._turnstile(each)
-        each.turnstile.line.runs(run.row.n, lender_of(run, each.turnstile.line))
+        each.turnstile.line.runs(each.run.row.n, lender_of(each, each.turnstile.line))
 
     def go_on(self) -> None:
         """All that has not ended is in its place: those who wait stand in line again."""
@@ -275,7 +371,7 @@ class Gate:
             if each.has_begun or each.turnstile is not None or each.why:
                 continue
             if each.ticket.follows in self.passes and each.ticket.follows:
-                self._wait_for_other(each.run, each.ticket)
+                self._wait_for_other(each)
             else:
                 self._stand(each)
         for turnstile in list(self._turnstiles.values()):
@@ -286,9 +382,36 @@ class Gate:
         each = self.passes.get(run.row.n)
         if each is None or each.has_begun:
             return False
-        if each.turnstile is None and not each.why:
+        if each.turnstile is None and not each.why and self.is_deciding:
             self._join(each)
         return True
+
+    # Many replicas
+
+    def take_in(self, run: Run, ticket: Ticket) -> None:
+        """A run that has not ended is ours from now on; where its line is, it has its place in that already."""
+        each = self.passes.get(run.row.n)
+        if each is None:
+            each = self.passes[run.row.n] = Pass(run, ticket, has_begun=run.row.status is not RunStatus.QUEUED)
+        each.run = run
+        if self._is_newest(each):
+            self.is_there(each)
+        if run.row.status is RunStatus.QUEUED:
+            run.phase = Phase.HELD
+
+    def released(self, run: Run) -> None:
+        """A run is not ours any more; where its line is, it keeps its place in that."""
+        if not self.is_deciding:
+            self.passes.pop(run.row.n, None)
+
+    def end_entries(self, run: Run) -> list[Entry]:
+        """What goes into the entry of the end of a run with a ticket: it has left its line."""
+        n = run.row.n
+        if self._host.sharing is None or n not in self.passes:
+            return []
+        if self.is_deciding:
+            return [ItemDropped(PLACE_SPACE, str(n))]
+        return [MailSent(COORDINATOR, MailKind.LEFT, msgspec.msgpack.encode(n))]
 
     # Pausing, looking
 
@@ -329,4 +452,6 @@ class Gate:
             return ""
         if each.turnstile is not None:
             return each.turnstile.line.why(self._host.now())
+        if not each.why and self._host.sharing is not None:
+            return f"the line of key {each.ticket.name!r}, which is in the coordinator's hands"
         return each.why or "its workflow is not registered"

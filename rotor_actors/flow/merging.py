@@ -14,6 +14,7 @@ import msgspec
 
 from rotor_actors.durations import seconds
 from rotor_actors.errors import PayloadError
+from rotor_actors.flow.creating import arrival_at
 from rotor_actors.flow.options import Batch, Debounce
 from rotor_actors.flow.passes import ticket_item
 from rotor_actors.flow.paths import Input, own_name
@@ -146,10 +147,12 @@ class Merging:
             if workflow.rules is None
             else make_ticket(workflow.id, workflow.rules, None, run.row.input, is_lenient=True)
         )
-        ticket = msgspec.structs.replace(ticket, arrival=kernel.tree.next_n())
-        kernel.append(run, Together([*entries, ticket_item(run.row.n, ticket)]))
-        kernel.features.run_amended(run)
-        kernel.gate.release(run, ticket)
+        arrival = kernel.tree.next_n() if kernel.sharing is None else arrival_at(kernel.now())
+        ticket = msgspec.structs.replace(ticket, arrival=arrival)
+        with kernel.journal.one_act():
+            kernel.append(run, Together([*entries, ticket_item(run.row.n, ticket)]))
+            kernel.features.run_amended(run)
+            kernel.gate.release(run, ticket)
         kernel.queue_of_runs.poke()
 
     def forget(self, merged: Merged) -> None:

@@ -10,10 +10,13 @@ import msgspec
 from rotor_actors.flow.line import Limits, Line
 from rotor_actors.flow.queue import Place
 from rotor_actors.flow.ticket import SPACE, Ticket
-from rotor_actors.records import ItemPut, ItemRow
+from rotor_actors.records import ItemPut, ItemRow, RunFlag
 from rotor_actors.run import Run
 
 RATE_SPACE = "flow.rate"
+PLACE_SPACE = "flow.place"
+"""Many replicas: which runs have a place, whoever owns them. It is the coordinator's."""
+NOT_AWAITED = RunFlag.RELEASED | RunFlag.WITHDRAWN
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -30,7 +33,7 @@ class Begun(msgspec.Struct, frozen=True):
 class Pass:
     """A run that has a ticket, for as long as it lives."""
 
-    __slots__ = ("has_begun", "on_end", "run", "ticket", "turnstile", "why")
+    __slots__ = ("above", "has_begun", "on_end", "run", "ticket", "turnstile", "why")
 
     def __init__(self, run: Run, ticket: Ticket, *, has_begun: bool, why: str = "") -> None:
         self.run = run
@@ -40,6 +43,8 @@ class Pass:
         """The line it stands in, or has its place from; None while something else must happen first: `why`."""
         self.why = why
         self.on_end: Callable[[], None] | None = None
+        self.above: list[int] | None = None
+        """Many replicas: the numbers of the runs that await it, the nearest first, where they are not all here."""
 
     @property
     def place(self) -> Place:
@@ -79,10 +84,25 @@ def ticket_item(n: int, ticket: Ticket) -> ItemPut:
     return ItemPut(ItemRow(SPACE, str(n), ticket.encoded(), n=n))
 
 
-def lender_of(run: Run, line: Line) -> int | None:
+def place_item(n: int) -> ItemPut:
+    """The entry that says that a run has its place."""
+    return ItemPut(ItemRow(PLACE_SPACE, str(n)))
+
+
+def lender_of(each: Pass, line: Line) -> int | None:
     """The nearest run of the key above this one that awaits it, itself or by way of others."""
+    if each.above is not None:
+        return next((n for n in each.above if line.holds(n)), None)
+    run = each.run
     while run.parent is not None and run.is_owned:
         run = run.parent
         if line.holds(run.row.n):
             return run.row.n
     return None
+
+
+def is_known_to_the_top(run: Run) -> bool:
+    """Are all the runs that await this one here, up to one that nobody awaits?"""
+    while run.parent is not None and run.is_owned:
+        run = run.parent
+    return run.parent is not None or run.row.parent_n is None or bool(run.row.flags & NOT_AWAITED)
