@@ -15,6 +15,7 @@ from rotor_actors.ids import child_run_id
 from rotor_actors.kernel import Kernel
 from rotor_actors.messages import Known, Pending
 from rotor_actors.records import Kind, Outcome, OutcomeStatus, RunCreated, RunFlag, RunRow, RunStatus, StepRow
+from rotor_actors.replicas.forwarding import Forwarding
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_specs import StartSpec
@@ -26,12 +27,15 @@ class Detached(StepFeature):
 
     kinds = (Kind.START,)
 
-    def __init__(self, kernel: Kernel, budgets: Budgets) -> None:
+    def __init__(self, kernel: Kernel, budgets: Budgets, forwarding: Forwarding | None) -> None:
         self._kernel = kernel
         self._budgets = budgets
+        self._forwarding = forwarding
 
     def begin(self, run: Run, pending: Pending) -> None:
         spec: StartSpec = pending.spec
+        if pending.key in self.waiting(run):
+            return
         if spec.run_id is None:
             self._start(run, pending, child_run_id(run.row.run_id, pending.key, 1))
             return
@@ -42,9 +46,11 @@ class Detached(StepFeature):
 
     def withdraw(self, run: Run, pending: Pending) -> None:
         """What was started runs on; what is being looked up sees that nobody waits any more."""
+        if self._forwarding is not None:
+            self._forwarding.asking.withdraw(run, pending)
 
     def waiting(self, run: Run) -> Mapping[bytes, Known]:
-        return {}
+        return {} if self._forwarding is None else self._forwarding.asking.waiting(run, Kind.START)
 
     def _start(self, run: Run, pending: Pending, run_id: str) -> None:
         kernel, spec = self._kernel, pending.spec
@@ -73,6 +79,9 @@ class Detached(StepFeature):
             attempt_at=None if is_queued else now,
             flags=RunFlag.STARTED,
         )
+        if self._forwarding is not None and self._forwarding.is_needed(workflow):
+            self._forwarding.start_for(run, pending, row, is_chosen=spec.run_id is not None)
+            return
         if workflow.rules is not None:
             self._start_by_rules(run, pending, workflow, row)
             return
@@ -138,17 +147,10 @@ class Detached(StepFeature):
         return await kernel.ports.reader.call(lambda: kernel.ports.store.find(run_id))
 
     def _is_same(self, existing: RunRow, spec: StartSpec) -> bool:
-        if existing.workflow_id != spec.workflow_id:
-            return False
-        if existing.input == spec.data:
-            return True
         workflow = self._kernel.registry.get(spec.workflow_id)
         assert workflow is not None
         codec = self._kernel.registry.data_codec(workflow)
-        try:  # sets are stored in no particular order
-            return bool(existing.input is not None and codec.decode(existing.input) == codec.decode(spec.data))
-        except PayloadError:
-            return False
+        return existing.workflow_id == spec.workflow_id and codec.gives_same(existing.input, spec.data)
 
     def _refuse(self, run: Run, pending: Pending, existing: RunRow) -> None:
         error = RunExistsError(

@@ -52,6 +52,10 @@ from rotor_actors.records import (
     StepRow,
 )
 from rotor_actors.replicas.borders import Borders
+from rotor_actors.replicas.asking import Asking
+from rotor_actors.replicas.coordinator import Coordinator
+from rotor_actors.replicas.forwarding import Forwarding
+from rotor_actors.replicas.lines import Lines
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.run_queue import Runnable
@@ -115,7 +119,16 @@ class Engine(Kernel):
         self.places = Places(self)
         self.features.add(self.places)
         self.noted_steps = self.places.noted
-        self.features.add(Detached(self, self.budgets))
+        self.asking: Asking | None = None
+        self.forwarding: Forwarding | None = None
+        if self.sharing is not None:
+            self.asking = Asking(self, self.sharing)
+            self.features.add(self.asking)
+            lines = Lines(self, self.sharing, self.finishing, self.ending, self.asking, self.arriving)
+            self.features.add(lines)
+            self.forwarding = Forwarding(self, self.sharing, self.arriving, self.asking, self.budgets)
+            Coordinator(self, self.sharing, self.arriving)
+        self.features.add(Detached(self, self.budgets, self.forwarding))
         self.features.add(Joins(self))
         self.features.add(CancelSteps(self, self.finishing))
         self.loading = 0

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 __all__ = [
+    "AnswerTimeoutError",
     "BudgetExceededError",
     "CompensationError",
     "DurationError",
@@ -384,6 +385,11 @@ class RunTimeoutError(RotorError):
 
 class RuntimeStateError(RotorError):
     """The runtime is not open (not yet entered, closing, or closed)."""
+
+
+class AnswerTimeoutError(RotorError):
+    """Many replicas: what was asked of another is recorded and will be done once, but nobody has done it yet. Asking
+    again would ask for it a second time: look first what has become of it."""
 
 
 class StoreError(RotorError):

@@ -326,13 +326,17 @@ class Kernel(ABC):
 
     def _admit_next(self) -> bool:
         run, place = self.admission.first_held(), self.gate.first_capped()
-        if place is not None and (run is None or place < (0, run.row.n, run.row.n)):
+        if place is not None and (run is None or place < (0, self._arrival(run), run.row.n)):
             self.gate.admit_capped()
         elif run is not None:
             self.admission.let_in(run)
             run.phase = Phase.FRESH
             self.queue(run)
         return run is not None or place is not None
+
+    def _arrival(self, run: Run) -> int:
+        """As in `Pass.place`."""
+        return run.row.n if self.sharing is None else int(run.row.created_at * 1e6)
 
     def _workflow_appeared(self, workflow: Workflow[Any, Any]) -> None:
         if self.sharing is not None:

@@ -81,6 +81,15 @@ class Codec:
         self._exact, self._offsets = traits.exact, traits.offsets
         self._decoder: msgspec.msgpack.Decoder[Any] = traits.decoder
 
+    def gives_same(self, one: bytes | None, other: bytes | None) -> bool:
+        """Do both stand for the same value? Sets are stored in no particular order."""
+        if one == other or one is None or other is None:
+            return one == other
+        try:
+            return bool(self.decode(one) == self.decode(other))
+        except PayloadError:
+            return False
+
     def encode(self, value: object) -> bytes:
         """The value as msgpack.
 

@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 
 from rotor_actors.budget import Budget
 from rotor_actors.engine import Engine
-from rotor_actors.errors import PayloadError, RunExistsError
+from rotor_actors.errors import RunExistsError
 from rotor_actors.flow.face import FlowFace
 from rotor_actors.handle import RunHandle
 from rotor_actors.ids import checked_run_id
 from rotor_actors.kernel import Started
 from rotor_actors.records import RunRow
+from rotor_actors.replicas.asking import Asker
+from rotor_actors.replicas.forwarding import StartNote, stored_budget
 from rotor_actors.roots import start_root
 from rotor_actors.step import encode_data, encode_headers
 from rotor_actors.waiting import Waiting
@@ -59,7 +61,7 @@ class Starting(FlowFace, Waiting):
         header_blob = encode_headers(headers)
         if run_id is None:
             new_id = engine.ports.ids.new_run_id(engine.now())
-            started = self._create(engine, workflow, blob, header_blob, new_id, budget)
+            started = await self._decided(engine, workflow, blob, header_blob, new_id, budget)
             await engine.journal.durable(started.seq)
             return RunHandle(self, started.run_id)
         _check_run_id(workflow, run_id)
@@ -77,6 +79,20 @@ class Starting(FlowFace, Waiting):
         """`start`, then wait for the `result`."""
         handle = await self.start(workflow, data, run_id=run_id, headers=headers, budget=budget)
         return await handle.result()
+
+    async def _decided(
+        self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str,
+        budget: Budget | None, *, is_chosen: bool = False,
+    ) -> Started:  # fmt: skip
+        """Here; or, of many replicas, where the coordinator is, if it may lead to another run."""
+        forwarding = engine.forwarding
+        if forwarding is None or not forwarding.is_needed(workflow):
+            return self._create(engine, workflow, data, headers, run_id, budget)
+        note = StartNote(
+            Asker(), run_id, workflow.id, data, headers, version=workflow.version, is_chosen=is_chosen,
+            budget=None if budget is None else stored_budget(budget),
+        )  # fmt: skip
+        return await forwarding.start(workflow, note)
 
     def _create(
         self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str,
@@ -101,13 +117,13 @@ class Starting(FlowFace, Waiting):
                 self._check_same(engine, existing, workflow, data)
                 return RunHandle(self, run_id)
             self._accepting()
-            started = self._create(engine, workflow, data, headers, run_id, budget)
+            started = await self._decided(engine, workflow, data, headers, run_id, budget, is_chosen=True)
             await engine.journal.durable(started.seq)
         return RunHandle(self, started.run_id)
 
     def _check_same(self, engine: Engine, row: RunRow, workflow: Workflow[Any, Any], data: bytes) -> None:
         codec = engine.registry.data_codec(workflow)
-        if row.workflow_id != workflow.id or not _same_data(codec, row.input, data):
+        if row.workflow_id != workflow.id or not codec.gives_same(row.input, data):
             raise RunExistsError(
                 f"run id {row.run_id!r} belongs to a run of workflow {row.workflow_id!r} with other input; the same "
                 f"id is for starting the same again: choose another, or use runtime.run({row.run_id!r})"
@@ -127,12 +143,3 @@ def _check_run_id(workflow: Workflow[Any, Any], run_id: str) -> None:
             f"workflow {workflow.id!r}: run_id={run_id!r} cannot be given: by its batch, debounce or idempotency a start "
             f"may lead to another run; leave run_id out, the handle knows it"
         )
-
-
-def _same_data(codec: Any, stored: bytes | None, given: bytes) -> bool:
-    if stored == given:
-        return True
-    try:  # sets are stored in no particular order
-        return bool(stored is not None and codec.decode(stored) == codec.decode(given))
-    except PayloadError:
-        return False

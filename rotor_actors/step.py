@@ -17,6 +17,7 @@ from rotor_actors.errors import (
     InvokeTargetError,
     PayloadError,
     QuorumError,
+    RunSkippedError,
     WorkflowCancelledError,
     WorkflowError,
     WorkflowFailedError,
@@ -32,7 +33,17 @@ from rotor_actors.payload import Codec
 from rotor_actors.records import Kind, Outcome, OutcomeStatus
 from rotor_actors.remote_errors import RecordedError, rebuild
 from rotor_actors.retry import RetryPolicy
-from rotor_actors.step_specs import CancelSpec, ChargeSpec, EndNote, InvokeSpec, JoinSpec, RunSpec, SleepSpec, StartSpec
+from rotor_actors.step_specs import (
+    SKIPPED,
+    CancelSpec,
+    ChargeSpec,
+    EndNote,
+    InvokeSpec,
+    JoinSpec,
+    RunSpec,
+    SleepSpec,
+    StartSpec,
+)
 from rotor_actors.step_transaction import TransactionSteps
 from rotor_actors.undo import UndoNote, UndoSpec, parameter_codecs, takes, undo_name
 from rotor_actors.workflows import DEFAULT_RETRIES, Workflow
@@ -708,7 +719,10 @@ def invoke_error(ended: StepEnded) -> BaseException:
         case _ if not ended.run_id:
             return rebuild(msgspec.msgpack.decode(blob or b"", type=RecordedError))
         case _:
-            return WorkflowFailedError(error=decode_error(blob), **child)
+            error = decode_error(blob)
+            if error.type == SKIPPED:
+                return RunSkippedError(error.message, error.traceback)
+            return WorkflowFailedError(error=error, **child)
 
 
 def decode_error(blob: bytes | None) -> ErrorInfo:

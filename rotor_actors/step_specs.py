@@ -14,6 +14,9 @@ from rotor_actors.payload import Codec
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.undo import UndoSpec
 
+SKIPPED = "RunSkipped"
+"""The `ErrorInfo.type` of a run that was created with many replicas about, and that its singleton did not let begin."""
+
 
 class RunSpec(msgspec.Struct, frozen=True):
     """`step.run`."""

@@ -19,6 +19,8 @@ from rotor_actors.kernel import Started
 from rotor_actors.messages import AttemptDue
 from rotor_actors.pruning import PruneReport, Pruning
 from rotor_actors.records import EventNote, RunCreated, RunFlag, RunRow, RunStatus, StepRecorded, StepRow
+from rotor_actors.replicas.asking import Asker
+from rotor_actors.replicas.forwarding import StartNote
 from rotor_actors.reviving import Reviving, check_resumable, unknown_workflow
 from rotor_actors.roots import start_root
 from rotor_actors.run import Phase, Run
@@ -70,13 +72,13 @@ class Upkeep(Starting):
         row = await self._ended_row(run_id, "restart")
         workflow = self._workflow_of(engine, row, "restart")
         if new_run_id is None:
-            started = self._start_again(engine, row, workflow, engine.ports.ids.new_run_id(engine.now()))
+            started = await self._start_again(engine, row, workflow, engine.ports.ids.new_run_id(engine.now()))
             await engine.journal.durable(started.seq)
             return RunHandle(self, started.run_id)
         async with engine.claims.hold(checked_run_id(new_run_id)):
             existing = await self._find(engine, new_run_id)
             if existing is None:
-                started = self._start_again(engine, row, workflow, new_run_id)
+                started = await self._start_again(engine, row, workflow, new_run_id)
                 await engine.journal.durable(started.seq)
             elif existing.origin_run_id != run_id:
                 raise RunExistsError(
@@ -85,12 +87,20 @@ class Upkeep(Starting):
                 )
         return RunHandle(self, new_run_id)
 
-    def _start_again(self, engine: Engine, row: RunRow, workflow: Workflow[Any, Any], run_id: str) -> Started:
-        event = None if row.event is None else msgspec.msgpack.decode(row.event, type=EventNote)
-        started = start_root(
-            engine, workflow, row.input, run_id, headers=row.headers, event=event, retries=row.retries,
-            origin_run_id=row.run_id, flags=row.flags & RunFlag.HANDLER, merges=False,
-        )  # fmt: skip
+    async def _start_again(self, engine: Engine, row: RunRow, workflow: Workflow[Any, Any], run_id: str) -> Started:
+        flags = row.flags & RunFlag.HANDLER
+        if engine.forwarding is not None and engine.forwarding.is_needed(workflow, merges=False):
+            note = StartNote(
+                Asker(), run_id, workflow.id, row.input, row.headers, row.retries, row.event,
+                origin_run_id=row.run_id, version=workflow.version, flags=flags, merges=False,
+            )  # fmt: skip
+            started = await engine.forwarding.start(workflow, note)
+        else:
+            event = None if row.event is None else msgspec.msgpack.decode(row.event, type=EventNote)
+            started = start_root(
+                engine, workflow, row.input, run_id, headers=row.headers, event=event, retries=row.retries,
+                origin_run_id=row.run_id, flags=flags, merges=False,
+            )  # fmt: skip
         if not started.is_new:
             raise RunStatusError(
                 f"cannot restart run {row.run_id}: workflow {workflow.id!r} is a singleton, and run {started.run_id} of "

@@ -17,12 +17,12 @@ from rotor_actors.flow.creating import create_with_ticket
 from rotor_actors.flow.gate import PAUSE_SPACE
 from rotor_actors.flow.merging import ELEMENT_SPACE, MERGE_SPACE, Merging, as_list, elements_of
 from rotor_actors.flow.options import Batch
-from rotor_actors.flow.passes import RATE_SPACE, Begun
+from rotor_actors.flow.passes import PLACE_SPACE, RATE_SPACE, Begun, Pass, ticket_item
 from rotor_actors.flow.paths import Input, own_name
 from rotor_actors.flow.rules import Rules
 from rotor_actors.flow.ticket import SPACE, Ticket, make_ticket
 from rotor_actors.kernel import Kernel, Started
-from rotor_actors.records import ItemPut, ItemRow, ItemsExpired, RunRow, RunStatus
+from rotor_actors.records import ItemDropped, ItemPut, ItemRow, ItemsExpired, RunRow, RunStatus
 from rotor_actors.run import Phase, Run
 from rotor_actors.workflows import Workflow
 
@@ -36,6 +36,7 @@ class Arriving(Feature):
     """All starts of workflows with rules, and what is kept of them."""
 
     spaces = (SPACE, RATE_SPACE, PAUSE_SPACE, MERGE_SPACE, ELEMENT_SPACE, ONCE_SPACE)
+    common = (*spaces, PLACE_SPACE)
 
     def __init__(self, kernel: Kernel, finishing: Finishing) -> None:
         self._kernel = kernel
@@ -137,6 +138,79 @@ class Arriving(Feature):
             self._kernel.journal.append(ItemsExpired(ONCE_SPACE, now))
         return ItemPut(ItemRow(ONCE_SPACE, name, msgspec.msgpack.encode(run_id), due=due))
 
+    # Many replicas
+
+    @property
+    def is_ready(self) -> bool:
+        """Starts can be decided on here, by all that is known of those before."""
+        return self._kernel.gate.is_deciding and not self.merging.is_incomplete
+
+    def must_be_decided(self, workflow: Workflow[Any, Any], *, merges: bool = True) -> bool:
+        """Does a start of it have to be put to the coordinator? Whoever may simply stand in line is created here."""
+        rules = workflow.rules
+        if self._kernel.sharing is None or rules is None:
+            return False
+        return rules.singleton is not None or (merges and (rules.merges or rules.idempotency is not None))
+
+    def taken_in(self, runs: list[Run], items: Mapping[str, list[ItemRow]]) -> None:
+        kernel = self._kernel
+        for item in items[SPACE]:
+            run = kernel.tree.get(item.n or 0)
+            if run is not None:
+                run.owns_items = True
+                if run.row.status is RunStatus.QUEUED and run.row.parent_n is None and kernel.admission.is_held(run):
+                    kernel.admission.leave(run)
+                kernel.gate.take_in(run, Ticket.decoded(item.body or b""))
+        self.merging.taken_in(items[MERGE_SPACE], items[ELEMENT_SPACE])
+
+    def released(self, runs: list[Run]) -> None:
+        for run in runs:
+            self._kernel.gate.released(run)
+
+    def lead(self, items: Mapping[str, list[ItemRow]], rows: list[RunRow], above: Mapping[int, list[int]]) -> None:
+        """The lines, and all that starts are held against, are in this replica's hands from now on.
+
+        Args:
+            items: of the `common` spaces. rows: of the runs of which there are tickets, and that have not ended.
+            above: of each that is awaited, the numbers of those that await it.
+        """
+        kernel, gate, now = self._kernel, self._kernel.gate, self._kernel.now()
+        gate.is_deciding = True
+        begun = (msgspec.msgpack.decode(item.body or b"", type=Begun) for item in items[RATE_SPACE])
+        gate.remember(begun, [item.key for item in items[PAUSE_SPACE]])
+        for item in items[ONCE_SPACE]:
+            self._once.remember(item.key, msgspec.msgpack.decode(item.body or b"", type=str), item.due or 0.0, now)
+        tickets = {int(item.key): Ticket.decoded(item.body or b"") for item in items[SPACE]}
+        places = {int(item.key) for item in items[PLACE_SPACE]}
+        live = {row.n: row for row in rows if row.n in tickets}
+        for n in sorted(places - live.keys()):  # its end is known, though not to the one before
+            kernel.journal.append(ItemDropped(PLACE_SPACE, str(n)))
+        in_order = sorted(live.values(), key=lambda row: (row.depth, tickets[row.n].arrival, row.n))
+        known = [
+            each for row in in_order
+            if (each := self._stand_again(row, tickets[row.n], above.get(row.n), has_place=row.n in places)) is not None
+        ]  # fmt: skip
+        self.merging.lead(items[MERGE_SPACE], items[ELEMENT_SPACE])
+        gate.go_on(known)
+
+    def _stand_again(self, row: RunRow, ticket: Ticket, above: list[int] | None, *, has_place: bool) -> Pass | None:
+        gate = self._kernel.gate
+        if row.status is not RunStatus.QUEUED and not has_place:
+            return None  # it was brought back, and its message says so
+        each = gate.passes.get(row.n)
+        if each is None:
+            stub = Run(self._kernel, row, None, Phase.REMOTE)
+            stub.workflow = self._kernel.registry.get(row.workflow_id)
+            each = gate.passes[row.n] = Pass(stub, ticket, has_begun=False)
+        each.ticket, each.above = ticket, above
+        rival = gate.rival_of(each)
+        if rival is not None and not has_place:
+            each.ticket = msgspec.structs.replace(ticket, follows=gate.last_of(rival))
+        gate.is_there(each)
+        if has_place:
+            gate.runs(each)
+        return each
+
     # As a feature
 
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
@@ -161,10 +235,16 @@ class Arriving(Feature):
         rules = None if run.workflow is None else run.workflow.rules
         if rules is None or run.phase is Phase.FRESH or run.row.status is not RunStatus.RUNNING:
             return
-        if run.row.n not in self._kernel.gate.passes:
-            self._kernel.gate.restore(
-                run, make_ticket(run.row.workflow_id, rules, None, run.row.input, is_lenient=True)
-            )
+        kernel = self._kernel
+        if run.row.n in kernel.gate.passes:
+            return
+        ticket = make_ticket(run.row.workflow_id, rules, None, run.row.input, is_lenient=True)
+        if kernel.sharing is None:
+            kernel.gate.restore(run, ticket)
+        else:
+            run.owns_items = True
+            kernel.append(run, ticket_item(run.row.n, ticket))
+            kernel.gate.is_under_way(run, ticket)
 
     def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
         self.merging.workflow_known(workflow)

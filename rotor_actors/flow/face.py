@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 
 from rotor_actors.access import Access
 from rotor_actors.flow.line import Limits, Line
+from rotor_actors.flow.notes import KeyPaused
 from rotor_actors.flow.passes import Pass
 from rotor_actors.flow.views import FlowKey, WaitingRun, flow_key
 from rotor_actors.ids import is_storable
+from rotor_actors.records import MailKind
 
 
 class FlowFace(Access):
@@ -23,13 +25,22 @@ class FlowFace(Access):
 
         Durable when it returns. Pausing twice is fine.
         """
-        engine = self._open()
-        await engine.journal.durable(engine.gate.pause(_checked(key)))
+        await self._set_paused(_checked(key), is_paused=True)
 
     async def resume_key(self, key: str) -> None:
         """Let runs of a paused key begin again; one that is not paused stays as it is."""
+        await self._set_paused(_checked(key), is_paused=False)
+
+    async def _set_paused(self, key: str, *, is_paused: bool) -> None:
         engine = self._open()
-        await engine.journal.durable(engine.gate.resume(_checked(key)))
+        if engine.asking is None:
+            await engine.journal.durable(engine.gate.pause(key) if is_paused else engine.gate.resume(key))
+            return
+        what = f"{'pausing' if is_paused else 'resuming'} key {key!r}"
+        answer = await engine.asking.ask(
+            what, MailKind.LINE, lambda asker: KeyPaused(key, is_paused, asker.ask, asker.to)
+        )
+        answer.result()
 
     def flow_keys(self) -> list[FlowKey]:
         """The keys of which runs are running or waiting, whose rate remembers some, or that are paused; by name."""

@@ -356,8 +356,7 @@ class Gate:
             return
         each = self.passes[run.row.n] = Pass(run, ticket, has_begun=True)
         self.is_there(each)
-        if self.is_deciding:
-            self.runs(each)
+        self.runs(each)
 
     def runs(self, each: Pass) -> None:
         """It has a place, and had it before it was known here."""
@@ -365,9 +364,9 @@ class Gate:
         each.turnstile = self._turnstile(each)
         each.turnstile.line.runs(each.run.row.n, lender_of(each, each.turnstile.line))
 
-    def go_on(self) -> None:
-        """All that has not ended is in its place: those who wait stand in line again."""
-        for each in list(self.passes.values()):
+    def go_on(self, known: Iterable[Pass] | None = None) -> None:
+        """All that has not ended is in its place: those who wait stand in line again; or those of them that are known."""
+        for each in list(self.passes.values()) if known is None else known:
             if each.has_begun or each.turnstile is not None or each.why:
                 continue
             if each.ticket.follows in self.passes and each.ticket.follows:
@@ -387,6 +386,19 @@ class Gate:
         return True
 
     # Many replicas
+
+    def is_under_way(self, run: Run, ticket: Ticket) -> None:
+        """A run of ours goes on that has no place: whatever its line allows, it counts."""
+        self.passes[run.row.n] = Pass(run, ticket, has_begun=True)
+        self._tell(enter_note(run, ticket, is_under_way=True))
+
+    def is_skipped(self, each: Pass, rival: Run) -> None:
+        """It does not begin, for the other is there; it is told so, and ends."""
+        if self._is_newest(each):
+            self.singletons[each.ticket.singleton or ""] = rival
+        each.ticket, each.why = msgspec.structs.replace(each.ticket, singleton=None, follows=0), "singleton: skipped"
+        if each.run.phase is Phase.REMOTE:
+            del self.passes[each.run.row.n]
 
     def take_in(self, run: Run, ticket: Ticket) -> None:
         """A run that has not ended is ours from now on; where its line is, it has its place in that already."""

@@ -29,10 +29,11 @@ from rotor_actors.records import (
     RunAmended,
     RunCreated,
     RunRow,
+    RunsReleased,
     RunStatus,
     Together,
 )
-from rotor_actors.run import Run
+from rotor_actors.run import Phase, Run
 from rotor_actors.workflows import Workflow
 
 MERGE_SPACE = "flow.merge"
@@ -47,6 +48,7 @@ class Forming(msgspec.Struct, frozen=True):
 
     name: str
     first_at: float
+    workflow_id: str = ""
 
 
 class Merging:
@@ -55,6 +57,8 @@ class Merging:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._by_name: dict[str, Merged] = {}
+        self._elsewhere: dict[int, str] = {}
+        """Many replicas: runs that form, and are not here yet, with their workflows."""
 
     def find(self, name: str) -> Merged | None:
         merged = self._by_name.get(name)
@@ -74,7 +78,7 @@ class Merging:
         if rule.max_wait is not None:
             due = min(due, first_at + seconds(rule.max_wait, name="max_wait"))
         if merged is None:
-            return self._form(row, workflow, context, Forming(name, first_at), due, "debounce").run
+            return self._form(row, workflow, context, Forming(name, first_at, workflow.id), due, "debounce").run
         run = merged.run
         run.row.input, run.row.headers, run.row.event = row.input, row.headers, row.event
         run.caller_context = None if context is None else context.copy()
@@ -105,7 +109,7 @@ class Merging:
             row.input = as_list([element])
             due = now + seconds(rule.timeout, name="timeout")
             first = ItemPut(_element(row.n, 0, element))
-            merged = self._form(row, workflow, context, Forming(name, now), due, "batch", [first])
+            merged = self._form(row, workflow, context, Forming(name, now, workflow.id), due, "batch", [first])
         else:
             kernel.append(merged.run, ItemPut(_element(merged.run.row.n, len(merged.elements), element)))
         merged.add(element)
@@ -160,6 +164,56 @@ class Merging:
         if self._by_name.get(merged.forming.name) is merged:
             del self._by_name[merged.forming.name]
 
+    # Many replicas
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Runs that are forming have yet to come to this replica, which decides what becomes part of them."""
+        return any(self._kernel.registry.get(workflow_id) is not None for workflow_id in self._elsewhere.values())
+
+    def taken_in(self, forming: list[ItemRow], elements: list[ItemRow]) -> None:
+        """Runs that form are the coordinator's; who has claimed one and is not that gives it away again."""
+        kernel = self._kernel
+        runs = [run for item in forming if (run := kernel.tree.get(item.n or 0)) is not None]
+        for run in runs:
+            run.owns_items = True
+            self._elsewhere.pop(run.row.n, None)
+            run.phase = Phase.HELD
+        if kernel.gate.is_deciding:
+            self.open(forming, elements)
+        else:
+            for run in runs:
+                if kernel.admission.is_held(run):
+                    kernel.admission.leave(run)
+                kernel.gate.hold(run, "debounce or batch: the coordinator takes it over", lambda: None)
+            if runs and not (kernel.sharing is not None and kernel.sharing.is_coordinator):
+                kernel.in_background(self._give_away(runs))
+
+    def is_gone(self, n: int) -> None:
+        """It has ended, wherever it was."""
+        self._elsewhere.pop(n, None)
+
+    async def _give_away(self, runs: list[Run]) -> None:
+        """Not within the act that took them in."""
+        kernel = self._kernel
+        for run in runs:
+            if not run.is_doomed and kernel.tree.get(run.row.n) is run and not kernel.gate.is_deciding:
+                kernel.journal.append(RunsReleased([run.row.n], to_coordinator=True))
+                kernel.features.released([run])
+                run.phase = Phase.REMOTE
+                kernel.tree.remove(run)
+        kernel.journal.kick()
+
+    def lead(self, forming: list[ItemRow], elements: list[ItemRow]) -> None:
+        """What forms, and is here already; the rest is claimed next, or has been."""
+        tree = self._kernel.tree
+        self._elsewhere = {item.n: "" for item in forming if item.n is not None and tree.get(item.n) is None}
+        for item in forming:
+            if item.n in self._elsewhere:
+                note = msgspec.msgpack.decode(item.body or b"", type=Forming)
+                self._elsewhere[item.n] = note.workflow_id
+        self.open([item for item in forming if item.n not in self._elsewhere], elements)
+
     # Going on where the last process stopped
 
     def open(self, forming: list[ItemRow], elements: list[ItemRow]) -> None:
@@ -172,7 +226,8 @@ class Merging:
                     self, msgspec.msgpack.decode(item.body or b"", type=Forming), run.row.n, item.due or 0.0
                 )
                 merged.run = by_n.setdefault(run.row.n, merged).run = run
-                kernel.admission.leave(run)  # nothing in it waits for a place yet
+                if kernel.admission.is_held(run):
+                    kernel.admission.leave(run)  # nothing in it waits for a place yet
                 self._hold(merged, "debounce or batch")
         for item in elements:  # in their order
             if item.n in by_n:

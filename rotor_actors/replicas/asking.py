@@ -1,0 +1,215 @@
+"""Asking another replica for something, by mail: what is asked is durable, and done once, whoever dies meanwhile.
+
+Who asks is a caller of this replica, who waits for a while, or a step of a run, which waits over crashes, attempts and
+owners: that it has asked is an item of its run. The answer comes in the act that did what was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import msgspec
+
+from rotor_actors.errors import AnswerTimeoutError, RuntimeStateError
+from rotor_actors.features import Feature
+from rotor_actors.kernel import Kernel
+from rotor_actors.messages import Known, Pending
+from rotor_actors.records import (
+    COORDINATOR,
+    ItemDropped,
+    ItemRow,
+    Kind,
+    MailKind,
+    MailSent,
+    Outcome,
+    OutcomeStatus,
+    StepRow,
+    Together,
+)
+from rotor_actors.remote_errors import RecordedError, rebuild
+from rotor_actors.run import Run
+from rotor_actors.sharing import Sharing
+from rotor_actors.stores.shared import Mail
+
+SPACE = "asked"
+
+# Longer than it takes until a replica that is gone is noticed, and another is the coordinator.
+ANSWER_SECONDS = 60.0
+
+
+class Asker(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who is to be answered: the question `ask` of a replica (`to` is negative), or the step `key` of run `to`."""
+
+    to: int = 0
+    ask: int = 0
+    key: bytes = b""
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of it: a value, or an error, both encoded."""
+
+    ask: int = 0
+    key: bytes = b""
+    value: bytes | None = None
+    error: bytes | None = None
+
+    def result(self) -> bytes:
+        """The value. Raises the error."""
+        if self.error is not None:
+            raise rebuild(msgspec.msgpack.decode(self.error, type=RecordedError))
+        return self.value or b"\xc0"
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """The body of an item: this step waits for an answer."""
+
+    key: bytes
+    step_id: str
+    kind: Kind
+    target: str
+
+
+class Asking(Feature):
+    """The questions of one replica, and of the runs that it owns."""
+
+    spaces = (SPACE,)
+
+    def __init__(self, kernel: Kernel, sharing: Sharing) -> None:
+        self._kernel = kernel
+        self._sharing = sharing
+        self._last = 0
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._of_run: dict[int, dict[bytes, _Asked]] = {}
+        sharing.handlers[MailKind.REPLY] = self._answered
+
+    def answer(self, asker: Asker, value: object = None, error: BaseException | None = None) -> None:
+        """Append the answer, in the act that does what was asked."""
+        if asker.to:
+            encoded = None if error is None else self._kernel.encode_error(error)
+            answer = Answer(asker.ask, asker.key, msgspec.msgpack.encode(value), encoded)
+            self._sharing.send(asker.to, MailKind.REPLY, msgspec.msgpack.encode(answer))
+
+    # Callers
+
+    async def ask(
+        self, what: str, kind: MailKind, make: Callable[[Asker], msgspec.Struct], to: int = COORDINATOR
+    ) -> Answer:
+        """Ask, and wait for the answer, which is durable.
+
+        Args:
+            what: names it, for the error. make: the question's body.
+
+        Raises:
+            AnswerTimeoutError: none has come yet. What was asked is in the store, and will be done.
+
+        Cancelling the caller does not take the question back.
+        """
+        kernel = self._kernel
+        self._last += 1
+        number, future = self._last, asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        body = msgspec.msgpack.encode(make(Asker(-self._sharing.replica, number)))
+        seq = self._sharing.send(to, kind, body)
+        clock = kernel.ports.clock
+        alarm = clock.call_at(clock.now() + ANSWER_SECONDS, partial(_give_up, future, what))
+        try:
+            await kernel.journal.durable(seq)
+            return await future
+        finally:
+            alarm.cancel()
+            self._waiting.pop(number, None)
+
+    def _answered(self, mail: Mail, run: Run | None) -> None:
+        answer = msgspec.msgpack.decode(mail.body or b"", type=Answer)
+        if run is not None:
+            self._step_answered(run, answer)
+            return
+        future = self._waiting.get(answer.ask)
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    def close(self) -> None:
+        failure = self._kernel.journal.failure
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(failure or RuntimeStateError("the runtime was closed before it was answered"))
+
+    # Steps
+
+    def begin(self, run: Run, pending: Pending, kind: MailKind, make: Callable[[Asker], msgspec.Struct]) -> None:
+        """A step asks; or, after a recovery or in a later attempt, goes on waiting."""
+        if pending.key in self._of_run.get(run.row.n, {}):
+            return
+        asked = _Asked(pending.key, pending.step_id, pending.kind, pending.target)
+        item = ItemRow(SPACE, _item_key(run, pending.key), msgspec.msgpack.encode(asked))
+        body = msgspec.msgpack.encode(make(Asker(run.row.n, 0, pending.key)))
+        put = self._kernel.put_item(item, run)
+        self._kernel.append(run, Together([MailSent(COORDINATOR, kind, body), put]))
+        self._of_run.setdefault(run.row.n, {})[pending.key] = asked
+
+    def withdraw(self, run: Run, pending: Pending) -> None:
+        """Nobody waits for the answer any more; what was asked is done all the same."""
+        if self._forget(run, pending.key):
+            self._kernel.append(run, ItemDropped(SPACE, _item_key(run, pending.key)))
+
+    def waiting(self, run: Run, kind: Kind) -> Mapping[bytes, Known]:
+        """The steps of this kind that wait for an answer."""
+        asked = self._of_run.get(run.row.n, {}).values()
+        return {each.key: Known(kind, each.target, step_id=each.step_id) for each in asked if each.kind is kind}
+
+    def _step_answered(self, run: Run, answer: Answer) -> None:
+        asked = self._of_run.get(run.row.n, {}).get(answer.key)
+        if asked is None or run.is_doomed:
+            return
+        self._forget(run, answer.key)
+        is_failed = answer.error is not None
+        payload = answer.error if is_failed else answer.value
+        status = OutcomeStatus.FAILED if is_failed else OutcomeStatus.COMPLETED
+        now = self._kernel.now()
+        row = StepRow(run.row.n, now, asked.kind, asked.key, asked.step_id, asked.target, status, payload)
+        dropped = ItemDropped(SPACE, _item_key(run, asked.key))
+        self._kernel.record_outcome(run, row, Outcome(status, payload), dropped)
+
+    def _forget(self, run: Run, key: bytes) -> bool:
+        of_run = self._of_run.get(run.row.n, {})
+        is_known = of_run.pop(key, None) is not None
+        if not of_run:
+            self._of_run.pop(run.row.n, None)
+        return is_known
+
+    # As a feature
+
+    def taken_in(self, runs: list[Run], items: Mapping[str, list[ItemRow]]) -> None:
+        for item in items[SPACE]:
+            run = self._kernel.tree.get(item.n or 0)
+            if run is not None:
+                asked = msgspec.msgpack.decode(item.body or b"", type=_Asked)
+                run.owns_items = True
+                self._of_run.setdefault(run.row.n, {})[asked.key] = asked
+
+    def released(self, runs: list[Run]) -> None:
+        for run in runs:
+            self._of_run.pop(run.row.n, None)
+
+    @property
+    def concerned(self) -> dict[int, dict[bytes, _Asked]]:
+        return self._of_run
+
+    def run_ended(self, run: Run) -> None:
+        self._of_run.pop(run.row.n, None)
+
+
+def _item_key(run: Run, key: bytes) -> str:
+    return f"{run.row.n}:{key.hex()}"
+
+
+def _give_up(future: asyncio.Future[Answer], what: str) -> None:
+    if not future.done():
+        future.set_exception(
+            AnswerTimeoutError(
+                f"{what}: no other replica has answered within {ANSWER_SECONDS:g} s; it is recorded, and will be done "
+                f"once, when one can do it: look whether a replica coordinates (rotor replicas), and knows the workflow"
+            )
+        )
