@@ -94,10 +94,14 @@ class Engine(Kernel):
         self.transactions = Transactions(self)
         self.grace = options.cancel_grace
         self.leftovers = Leftovers(self.timers, self.now, self.grace, self._give_up)
+        self.asking: Asking | None = None
+        if self.sharing is not None and self.finishing.remote is not None:
+            self.asking = Asking(self, self.sharing, self.finishing.remote)
+            self.features.add(self.asking)
         self.waits = EventWaits(self)
-        self.signals = Signals(self)
+        self.signals = Signals(self, self.asking)
         self.cancel_ons = CancelOns(self)
-        self.sending = Sending(self, self.finishing, self.waits, self.cancel_ons)
+        self.sending = Sending(self, self.finishing, self.waits, self.cancel_ons, self.asking)
         self.schedules = Schedules(self)
         for feature in (self.waits, self.signals, self.cancel_ons, self.sending, self.schedules):
             self.features.add(feature)
@@ -119,11 +123,11 @@ class Engine(Kernel):
         self.places = Places(self)
         self.features.add(self.places)
         self.noted_steps = self.places.noted
-        self.asking: Asking | None = None
         self.forwarding: Forwarding | None = None
-        if self.sharing is not None:
-            self.asking = Asking(self, self.sharing)
-            self.features.add(self.asking)
+        if self.sharing is not None and self.asking is not None:
+            self.signals.serve(self.sharing)
+            self.sending.serve(self.sharing)
+            self.sending.can_start = lambda: self.arriving.is_ready
             lines = Lines(self, self.sharing, self.finishing, self.ending, self.asking, self.arriving)
             self.features.add(lines)
             self.forwarding = Forwarding(self, self.sharing, self.arriving, self.asking, self.budgets)

@@ -49,5 +49,4 @@ class Messaging(Access):
             blob, _ = engine.codec_of(payload_annotation(data)).round_trip(data)
         except PayloadError as error:
             raise PayloadError(f"data of signal {signal!r}: {error}") from error
-        seq = engine.signals.send(checked_name(signal, "a signal"), blob)
-        await engine.journal.durable(seq)
+        await engine.journal.durable(await engine.signals.deliver(checked_name(signal, "a signal"), blob))

@@ -53,7 +53,8 @@ def start_root(
     )
     if workflow.rules is not None:
         return kernel.start_by_rules(row, workflow, context, merges=merges)
-    seq = kernel.journal.append(RunCreated(row))
-    run = kernel.create(row, workflow, None, context)
+    with kernel.journal.one_act():  # with what features keep of it
+        seq = kernel.journal.append(RunCreated(row))
+        run = kernel.create(row, workflow, None, context)
     run.seen_seq = seq
     return Started(run_id, seq, is_new=True)

@@ -15,17 +15,32 @@ from rotor_actors.cancellation import Cancellation
 from rotor_actors.claims import Claims
 from rotor_actors.errors import StoreError
 from rotor_actors.events.cancelling import CancelOns
+from rotor_actors.events.elsewhere import Elsewhere, EventGiven
 from rotor_actors.events.waiting import EventWaits
 from rotor_actors.features import StepFeature
 from rotor_actors.finishing import Finishing
 from rotor_actors.ids import derived_id
 from rotor_actors.kernel import Kernel, Started
 from rotor_actors.messages import Known, Pending
-from rotor_actors.records import EventNote, ItemPut, ItemRow, ItemsExpired, Kind, Outcome, OutcomeStatus, StepRow
+from rotor_actors.records import (
+    COORDINATOR,
+    EventNote,
+    ItemPut,
+    ItemRow,
+    ItemsExpired,
+    Kind,
+    MailKind,
+    Outcome,
+    OutcomeStatus,
+    StepRow,
+)
+from rotor_actors.replicas.asking import Asker, Asking
 from rotor_actors.roots import start_root
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
+from rotor_actors.sharing import Sharing
 from rotor_actors.step_specs import EventRecord, SendEventSpec
+from rotor_actors.stores.shared import Mail
 from rotor_actors.workflows import Workflow
 
 SPACE = "event-ids"
@@ -37,8 +52,16 @@ class Sending(StepFeature):
 
     kinds = (Kind.SEND_EVENT,)
 
-    def __init__(self, kernel: Kernel, finishing: Finishing, waits: EventWaits, cancels: CancelOns) -> None:
+    def __init__(
+        self, kernel: Kernel, finishing: Finishing, waits: EventWaits, cancels: CancelOns, asking: Asking | None = None
+    ) -> None:
         self._kernel = kernel
+        self._asking = asking
+        self._elsewhere = Elsewhere(kernel)
+        self._known: dict[str, list[str]] = {}
+        self._is_prepared = False
+        self.can_start: Callable[[], bool] = lambda: True
+        """Many replicas: starts can be decided on here."""
         self._finishing = finishing
         self._waits = waits
         self._cancels = cancels
@@ -60,6 +83,11 @@ class Sending(StepFeature):
         """
         kernel, context = self._kernel, contextvars.copy_context()
         ids = [event.id or kernel.ports.ids.new_run_id(kernel.now()) for event in events]
+        if self._asking is not None:
+            what = f"sending event {events[0].name!r}" if events else "sending no event"
+            note = partial(_EventsSent, events=list(events), ids=ids)
+            value = await self._asking.ask_coordinator(what, MailKind.EVENT, lambda asker: note(asker))
+            return msgspec.msgpack.decode(value, type=list[str])
         async with self._held(events):
             known = await self._sent_before(events)
             check()
@@ -72,7 +100,11 @@ class Sending(StepFeature):
 
     def begin(self, run: Run, pending: Pending) -> float | None:
         spec: SendEventSpec = pending.spec
-        if any(event.id for event in spec.events):
+        if self._asking is not None:
+            ids = [event.id or derived_id(run.row.run_id, pending.key, at) for at, event in enumerate(spec.events)]
+            note = partial(_EventsSent, events=list(spec.events), ids=ids)
+            self._asking.begin(run, pending, MailKind.EVENT, lambda asker: note(asker))
+        elif any(event.id for event in spec.events):
             actor, busy = run.actor, ExitStack()
             assert isinstance(actor, RunActor)
             busy.enter_context(actor.busy())
@@ -83,9 +115,43 @@ class Sending(StepFeature):
 
     def withdraw(self, run: Run, pending: Pending) -> None:
         """What was sent is sent; what is being looked up is not awaited any more, and so not sent."""
+        if self._asking is not None:
+            self._asking.withdraw(run, pending)
 
     def waiting(self, run: Run) -> Mapping[bytes, Known]:
-        return {}  # sending takes no time that a restart could fall into
+        if self._asking is None:
+            return {}  # sending takes no time that a restart could fall into
+        return self._asking.waiting(run, Kind.SEND_EVENT)
+
+    # Many replicas
+
+    def serve(self, sharing: Sharing) -> None:
+        """Take events by mail: as the coordinator, and for runs of ours that wait for them."""
+        sharing.preparers[MailKind.EVENT] = self._prepare
+        sharing.handlers[MailKind.EVENT] = self._came
+
+    async def _prepare(self, mails: list[Mail]) -> None:
+        self._known = dict(self._recent)
+        self._is_prepared = self.can_start()
+        notes = [_sent(mail) for mail in mails if mail.to == COORDINATOR]
+        if notes and self._is_prepared:
+            # What is durable now was recent when that was copied.
+            self._known |= await self._sent_before([event for note in notes for event in note.events])
+            await self._elsewhere.read()
+
+    def _came(self, mail: Mail, run: Run | None) -> bool:
+        if run is not None:
+            given = msgspec.msgpack.decode(mail.body or b"", type=EventGiven)
+            waiting = self._waits.of(run, given.key)
+            if waiting is not None and not run.is_doomed:
+                self._waits.give(waiting, given.event)
+            return True
+        if self._asking is None or not self._is_prepared:
+            return False
+        note = _sent(mail)
+        started = self._deliver(note.events, note.ids, self._known | self._recent, None)
+        self._asking.answer(note.asker, started)
+        return True
 
     async def _send_once(self, run: Run, actor: RunActor, busy: ExitStack, pending: Pending) -> None:
         kernel, events = self._kernel, pending.spec.events
@@ -160,18 +226,22 @@ class Sending(StepFeature):
 
     def _deliver_one(self, event: EventRecord, context: contextvars.Context | None) -> list[str]:
         """First it cancels, then it is given to those that wait, then it starts: so none gets it twice."""
-        if self._waits.waiters.are_for(event.name) or self._cancels.waiters.are_for(event.name):
+        is_shared = self._asking is not None
+        if is_shared or self._waits.waiters.are_for(event.name) or self._cancels.waiters.are_for(event.name):
             data = self._kernel.registry.codecs.of(Any).decode(event.data)
             plain = {"name": event.name, "id": event.id, "data": data}
             now = self._kernel.now()
+            reason = f"event {event.name!r} (id {event.id})"
             for run in [waiter.owner for waiter in self._cancels.waiters.matching(plain, now)]:
                 if not run.is_doomed:  # as one below another that it cancels, too
-                    reason = f"event {event.name!r} (id {event.id})"
                     Cancellation(self._kernel, self._finishing, [run], reason).begin()
             stored = msgspec.msgpack.encode(event)
             for waiter in self._waits.waiters.matching(plain, now):
                 if not waiter.owner.run.is_doomed:  # cancelled, this moment or by this event: its waits go in slices
                     self._waits.give(waiter.owner, stored)
+            if is_shared:
+                self._elsewhere.cancel(plain, now, reason)
+                self._elsewhere.give(plain, now, stored)
         started = [self._start(workflow, event, context) for workflow in self._triggers.get(event.name, ())]
         return [each.run_id for each in started if each.is_new]
 
@@ -195,6 +265,18 @@ class Sending(StepFeature):
 
     def _is_stored(self, id: str) -> None:
         self._recent.pop(id, None)
+
+
+class _EventsSent(msgspec.Struct, frozen=True):
+    """To the coordinator: deliver these; those that name no id of theirs have one in `ids` all the same."""
+
+    asker: Asker
+    events: list[EventRecord]
+    ids: list[str]
+
+
+def _sent(mail: Mail) -> _EventsSent:
+    return msgspec.msgpack.decode(mail.body or b"", type=_EventsSent)
 
 
 def item_key(id: str) -> str:

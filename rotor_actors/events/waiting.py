@@ -123,6 +123,10 @@ class EventWaits(StepFeature):
         if pending.key in self._of_run.get(run.row.n, {}):
             self._end(run, pending, OutcomeStatus.TIMED_OUT, None)
 
+    def of(self, run: Run, key: bytes) -> Waiting | None:
+        """The step of this key, if it waits."""
+        return self._of_run.get(run.row.n, {}).get(key)
+
     def give(self, waiting: Waiting, event: bytes) -> None:
         """An event that was recorded as these bytes is for this step."""
         note = waiting.note

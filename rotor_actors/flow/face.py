@@ -37,10 +37,9 @@ class FlowFace(Access):
             await engine.journal.durable(engine.gate.pause(key) if is_paused else engine.gate.resume(key))
             return
         what = f"{'pausing' if is_paused else 'resuming'} key {key!r}"
-        answer = await engine.asking.ask(
+        await engine.asking.ask_coordinator(
             what, MailKind.LINE, lambda asker: KeyPaused(key, is_paused, asker.ask, asker.to)
         )
-        answer.result()
 
     def flow_keys(self) -> list[FlowKey]:
         """The keys of which runs are running or waiting, whose rate remembers some, or that are paused; by name."""

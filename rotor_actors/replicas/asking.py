@@ -18,6 +18,7 @@ from rotor_actors.kernel import Kernel
 from rotor_actors.messages import Known, Pending
 from rotor_actors.records import (
     COORDINATOR,
+    Entry,
     ItemDropped,
     ItemRow,
     Kind,
@@ -25,10 +26,12 @@ from rotor_actors.records import (
     MailSent,
     Outcome,
     OutcomeStatus,
+    RunWatched,
     StepRow,
     Together,
 )
 from rotor_actors.remote_errors import RecordedError, rebuild
+from rotor_actors.replicas.remote import RemoteRuns
 from rotor_actors.run import Run
 from rotor_actors.sharing import Sharing
 from rotor_actors.stores.shared import Mail
@@ -76,11 +79,12 @@ class Asking(Feature):
 
     spaces = (SPACE,)
 
-    def __init__(self, kernel: Kernel, sharing: Sharing) -> None:
+    def __init__(self, kernel: Kernel, sharing: Sharing, remote: RemoteRuns) -> None:
         self._kernel = kernel
+        self._remote = remote
         self._sharing = sharing
         self._last = 0
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, asyncio.Future[Answer | None]] = {}
         self._of_run: dict[int, dict[bytes, _Asked]] = {}
         sharing.handlers[MailKind.REPLY] = self._answered
 
@@ -95,11 +99,14 @@ class Asking(Feature):
 
     async def ask(
         self, what: str, kind: MailKind, make: Callable[[Asker], msgspec.Struct], to: int = COORDINATOR
-    ) -> Answer:
+    ) -> Answer | None:
         """Ask, and wait for the answer, which is durable.
 
         Args:
-            what: names it, for the error. make: the question's body.
+            what: names it, for the error. make: the question's body. to: the coordinator, or a run.
+
+        Returns:
+            None if it was put to a run, and that has ended and not answered.
 
         Raises:
             AnswerTimeoutError: none has come yet. What was asked is in the store, and will be done.
@@ -108,10 +115,15 @@ class Asking(Feature):
         """
         kernel = self._kernel
         self._last += 1
-        number, future = self._last, asyncio.get_running_loop().create_future()
+        number = self._last
+        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         body = msgspec.msgpack.encode(make(Asker(-self._sharing.replica, number)))
-        seq = self._sharing.send(to, kind, body)
+        entries: list[Entry] = [MailSent(to, kind, body)]
+        if to != COORDINATOR:
+            entries.append(RunWatched(to, -self._sharing.replica))
+            self._remote.when_ended(to, lambda _: _resolve(future, None))
+        seq = kernel.journal.append(Together(entries))
         clock = kernel.ports.clock
         alarm = clock.call_at(clock.now() + ANSWER_SECONDS, partial(_give_up, future, what))
         try:
@@ -127,8 +139,14 @@ class Asking(Feature):
             self._step_answered(run, answer)
             return
         future = self._waiting.get(answer.ask)
-        if future is not None and not future.done():
-            future.set_result(answer)
+        if future is not None:
+            _resolve(future, answer)
+
+    async def ask_coordinator(self, what: str, kind: MailKind, make: Callable[[Asker], msgspec.Struct]) -> bytes:
+        """`ask`, and give the value that is answered. Raises the error that is, too."""
+        answer = await self.ask(what, kind, make)
+        assert answer is not None
+        return answer.result()
 
     def close(self) -> None:
         failure = self._kernel.journal.failure
@@ -205,7 +223,12 @@ def _item_key(run: Run, key: bytes) -> str:
     return f"{run.row.n}:{key.hex()}"
 
 
-def _give_up(future: asyncio.Future[Answer], what: str) -> None:
+def _resolve(future: asyncio.Future[Answer | None], answer: Answer | None) -> None:
+    if not future.done():
+        future.set_result(answer)
+
+
+def _give_up(future: asyncio.Future[Answer | None], what: str) -> None:
     if not future.done():
         future.set_exception(
             AnswerTimeoutError(

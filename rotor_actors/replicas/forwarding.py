@@ -58,6 +58,7 @@ class Forwarding:
         self.asking = asking
         self._there: dict[str, RunRow] = {}
         self._unknown: set[str] = set()
+        self._is_prepared = False
         sharing.handlers[MailKind.START] = self._start
         sharing.preparers[MailKind.START] = self._prepare
 
@@ -69,8 +70,9 @@ class Forwarding:
             AnswerTimeoutError: nobody has decided on it yet.
         """
         what = f"the start of a run of workflow {workflow.id!r} (id {note.run_id})"
-        answer = await self.asking.ask(what, MailKind.START, lambda asker: msgspec.structs.replace(note, asker=asker))
-        run_id, is_new = msgspec.msgpack.decode(answer.result(), type=tuple[str, bool])
+        make = partial(msgspec.structs.replace, note)
+        value = await self.asking.ask_coordinator(what, MailKind.START, lambda asker: make(asker=asker))
+        run_id, is_new = msgspec.msgpack.decode(value, type=tuple[str, bool])
         return Started(run_id, self._kernel.journal.durable_seq, is_new)
 
     def is_needed(self, workflow: Workflow[Any, Any], *, merges: bool = True) -> bool:
@@ -89,14 +91,15 @@ class Forwarding:
         self._there.clear()
         notes = [_decoded(mail) for mail in mails]
         chosen = [note.run_id for note in notes if note.is_chosen]
-        if chosen and self._arriving.is_ready:
+        self._is_prepared = self._arriving.is_ready
+        if chosen and self._is_prepared:
             ports = self._kernel.ports
             await self._kernel.journal.durable(self._kernel.journal.last_seq)
             rows = await ports.reader.call(lambda: [ports.store.find(run_id) for run_id in chosen])
             self._there = {row.run_id: row for row in rows if row is not None}
 
     def _start(self, mail: Mail, run: Run | None) -> bool:
-        if not self._arriving.is_ready:
+        if not self._is_prepared:
             return False
         note, kernel = _decoded(mail), self._kernel
         workflow = kernel.registry.get(note.workflow_id)

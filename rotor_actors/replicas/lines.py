@@ -36,6 +36,7 @@ class Lines(Feature):
         self._ending = ending
         self._asking = asking
         self._above: dict[int, list[int]] = {}
+        self._is_prepared = False
         sharing.handlers[MailKind.LINE] = self._told
         sharing.preparers[MailKind.LINE] = self._prepare
         sharing.handlers[MailKind.LEFT] = self._left
@@ -49,7 +50,8 @@ class Lines(Feature):
     async def _prepare(self, mails: list[Mail]) -> None:
         """Who awaits the runs that come: a run lends its place to one that it awaits, wherever either is."""
         self._above.clear()
-        if not self._kernel.gate.is_deciding:
+        self._is_prepared = self._kernel.gate.is_deciding
+        if not self._is_prepared:
             return
         notes = [msgspec.msgpack.decode(mail.body or b"", type=LineNote) for mail in mails]
         parents = {note.n: note.parent_n for note in notes if isinstance(note, Enter) and note.parent_n is not None}
@@ -59,7 +61,7 @@ class Lines(Feature):
 
     def _told(self, mail: Mail, run: Run | None) -> bool:
         gate = self._kernel.gate
-        if not gate.is_deciding:
+        if not self._is_prepared:
             return False
         match msgspec.msgpack.decode(mail.body or b"", type=LineNote):
             case Enter() as note:

@@ -1,0 +1,82 @@
+"""Many replicas: steps that wait for events in runs that others own, and runs of theirs that an event cancels.
+
+The coordinator has no index of them: it reads their items when events come, and tells their owners by mail.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from rotor_actors.errors import ExpressionError
+from rotor_actors.events.cancelling import CANCEL_SPACE, CancelOnNote
+from rotor_actors.events.expression import condition, holds
+from rotor_actors.events.own import bound
+from rotor_actors.events.waiting import SPACE, WaiterNote
+from rotor_actors.kernel import Kernel
+from rotor_actors.records import CancelNote, CancelRequested, ItemRow, MailKind, MailSent
+from rotor_actors.run import Phase
+from rotor_actors.stores.base import ItemQuery
+
+_logger = logging.getLogger("rotor_actors")
+
+
+class EventGiven(msgspec.Struct, frozen=True):
+    """To a run: this event is for its step of this key, if that waits still."""
+
+    key: bytes
+    event: bytes
+
+
+class Elsewhere:
+    """What waits in the store when a round of events is delivered."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._waiters: list[ItemRow] = []
+        self._cancels: list[ItemRow] = []
+
+    async def read(self) -> None:
+        """Read it. What begins to wait later came too late for these events, or is this replica's own."""
+        store = self._kernel.ports.store
+        self._waiters, self._cancels = await self._kernel.ports.reader.call(
+            lambda: (store.items(ItemQuery(SPACE)), store.items(ItemQuery(CANCEL_SPACE)))
+        )
+
+    def cancel(self, event: dict[str, Any], now: float, reason: str) -> None:
+        """Have runs cancelled, by whoever owns them."""
+        ns = {n: None for n, item in self._of_others(self._cancels, now) if self._is_cancelled(item, event)}
+        if ns:
+            note = msgspec.msgpack.encode(CancelNote(reason))
+            self._kernel.journal.append(CancelRequested([*ns], note))
+
+    def give(self, event: dict[str, Any], now: float, stored: bytes) -> None:
+        """Have it given to steps, by whoever owns their runs."""
+        for n, item in self._of_others(self._waiters, now):
+            note = msgspec.msgpack.decode(item.body or b"", type=WaiterNote)
+            if note.event == event["name"] and self._fits(note.match, note.where, note.own, event):
+                body = msgspec.msgpack.encode(EventGiven(note.key, stored))
+                self._kernel.journal.append(MailSent(n, MailKind.EVENT, body))
+
+    def _of_others(self, items: list[ItemRow], now: float) -> Iterator[tuple[int, ItemRow]]:
+        for item in items:
+            run = None if item.n is None else self._kernel.tree.get(item.n)
+            is_ours = run is not None and run.phase is not Phase.REMOTE
+            if item.n is not None and not is_ours and not item.is_damaged and (item.due is None or now < item.due):
+                yield item.n, item
+
+    def _is_cancelled(self, item: ItemRow, event: dict[str, Any]) -> bool:
+        note = msgspec.msgpack.decode(item.body or b"", type=CancelOnNote)
+        return note.event == event["name"] and self._fits(note.match, note.where, note.own, event)
+
+    def _fits(self, match: str | None, where: str | None, own: bytes | None, event: dict[str, Any]) -> bool:
+        values = [] if own is None else self._kernel.registry.codecs.of(Any).decode(own)
+        try:
+            node = bound(condition(match, where), values)
+        except ExpressionError as error:
+            _logger.error("an expression of a run elsewhere is none any more: %s", error)
+            return False
+        return node is None or holds(node, event)
