@@ -51,8 +51,8 @@ from rotor_actors.records import (
     StepRecorded,
     StepRow,
 )
-from rotor_actors.replicas.borders import Borders
 from rotor_actors.replicas.asking import Asking
+from rotor_actors.replicas.borders import Borders
 from rotor_actors.replicas.coordinator import Coordinator
 from rotor_actors.replicas.forwarding import Forwarding
 from rotor_actors.replicas.lines import Lines

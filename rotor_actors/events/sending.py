@@ -15,7 +15,7 @@ from rotor_actors.cancellation import Cancellation
 from rotor_actors.claims import Claims
 from rotor_actors.errors import StoreError
 from rotor_actors.events.cancelling import CancelOns
-from rotor_actors.events.elsewhere import Elsewhere, EventGiven
+from rotor_actors.events.waiters_elsewhere import WaitersElsewhere, EventGiven
 from rotor_actors.events.waiting import EventWaits
 from rotor_actors.features import StepFeature
 from rotor_actors.finishing import Finishing
@@ -57,7 +57,7 @@ class Sending(StepFeature):
     ) -> None:
         self._kernel = kernel
         self._asking = asking
-        self._elsewhere = Elsewhere(kernel)
+        self._elsewhere = WaitersElsewhere(kernel)
         self._known: dict[str, list[str]] = {}
         self._is_prepared = False
         self.can_start: Callable[[], bool] = lambda: True

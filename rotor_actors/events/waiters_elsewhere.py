@@ -31,7 +31,7 @@ class EventGiven(msgspec.Struct, frozen=True):
     event: bytes
 
 
-class Elsewhere:
+class WaitersElsewhere:
     """What waits in the store when a round of events is delivered."""
 
     def __init__(self, kernel: Kernel) -> None:
