@@ -1,0 +1,56 @@
+"""Flow control holds over replicas: lines are the coordinator's, whoever owns the runs in them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from fleet import Fleet
+
+from rotor_actors import Context, FlowControl, workflow
+
+pytestmark = pytest.mark.asyncio
+
+
+@dataclass
+class Watch:
+    """Who runs now, who began in which order, and how many ran at once."""
+
+    running: list[str] = field(default_factory=lambda: list[str]())
+    began: list[str] = field(default_factory=lambda: list[str]())
+    most: int = 0
+
+    async def enter(self, name: str) -> None:
+        self.began.append(name)
+        if name not in self.running:
+            self.running.append(name)
+        self.most = max(self.most, len(self.running))
+
+    async def exit(self, name: str) -> None:
+        if name in self.running:
+            self.running.remove(name)
+
+
+async def test_a_key_lets_only_so_many_run_over_all_replicas() -> None:
+    watch = Watch()
+
+    @workflow(id="guarded", flow_control=FlowControl("scarce", parallelism=2))
+    async def guarded(ctx: Context, name: str) -> str:
+        await ctx.step.run("enter", watch.enter, name)
+        await ctx.step.sleep("hold", "10s")
+        await ctx.step.run("exit", watch.exit, name)
+        return name
+
+    async with Fleet(guarded) as fleet:
+        replicas = [await fleet.open() for _ in range(3)]
+        handles = []
+        for number in range(9):
+            handles.append(await replicas[number % 3].start(guarded, f"run {number}"))
+            await fleet.clock.advance("1ms")
+        results = await fleet.clock.until(asyncio.gather(*(handle.result() for handle in handles)))
+        assert sorted(results) == sorted(f"run {number}" for number in range(9))
+        assert watch.most == 2
+        assert watch.began == [f"run {number}" for number in range(9)]
+        await fleet.settle()
+        assert not fleet.database.office.letters
