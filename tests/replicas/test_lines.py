@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
 import pytest
 from fleet import Fleet
+from flow_kit import Watch
 
-from rotor_actors import Context, FlowControl, workflow
+from rotor_actors import Context, FlowControl, RunHandle, workflow
 
 pytestmark = pytest.mark.asyncio
-
-
-@dataclass
-class Watch:
-    """Who runs now, who began in which order, and how many ran at once."""
-
-    running: list[str] = field(default_factory=lambda: list[str]())
-    began: list[str] = field(default_factory=lambda: list[str]())
-    most: int = 0
-
-    async def enter(self, name: str) -> None:
-        self.began.append(name)
-        if name not in self.running:
-            self.running.append(name)
-        self.most = max(self.most, len(self.running))
-
-    async def exit(self, name: str) -> None:
-        if name in self.running:
-            self.running.remove(name)
 
 
 async def test_a_key_lets_only_so_many_run_over_all_replicas() -> None:
@@ -44,7 +25,7 @@ async def test_a_key_lets_only_so_many_run_over_all_replicas() -> None:
 
     async with Fleet(guarded) as fleet:
         replicas = [await fleet.open() for _ in range(3)]
-        handles = []
+        handles: list[RunHandle[str]] = []
         for number in range(9):
             handles.append(await replicas[number % 3].start(guarded, f"run {number}"))
             await fleet.clock.advance("1ms")
