@@ -15,7 +15,7 @@ from rotor_actors.cancellation import Cancellation
 from rotor_actors.claims import Claims
 from rotor_actors.errors import StoreError
 from rotor_actors.events.cancelling import CancelOns
-from rotor_actors.events.waiters_elsewhere import WaitersElsewhere, EventGiven
+from rotor_actors.events.waiters_elsewhere import EventGiven, WaitersElsewhere
 from rotor_actors.events.waiting import EventWaits
 from rotor_actors.features import StepFeature
 from rotor_actors.finishing import Finishing

@@ -63,8 +63,9 @@ class Lines(Feature):
         gate = self._kernel.gate
         if not self._is_prepared:
             return False
-        match msgspec.msgpack.decode(mail.body or b"", type=LineNote):
-            case Enter() as note:
+        note: LineNote = msgspec.msgpack.decode(mail.body or b"", type=LineNote)
+        match note:
+            case Enter():
                 self._enter(note)
             case LetGo(n):
                 gate.let_go_of(n)
