@@ -73,7 +73,7 @@ class WaitersElsewhere:
         return note.event == event["name"] and self._fits(note.match, note.where, note.own, event)
 
     def _fits(self, match: str | None, where: str | None, own: bytes | None, event: dict[str, Any]) -> bool:
-        values = [] if own is None else self._kernel.registry.codecs.of(Any).decode(own)
+        values: list[Any] = [] if own is None else self._kernel.registry.codecs.of(Any).decode(own)
         try:
             node = bound(condition(match, where), values)
         except ExpressionError as error:
