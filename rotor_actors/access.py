@@ -58,7 +58,8 @@ class Access(Reading):
         """The run, if it is live; else its row, with its end, which is durable. Raises RunNotFoundError.
 
         A row without an end is that of a run which was started while it was being read, or which has ended in memory
-        only, because the disk is full: nobody is told of that before it is durable.
+        only, because the disk is full: nobody is told of that before it is durable. Where replicas share the store it
+        may also be another's: then what is given stands for it, and is told of its end.
         """
         engine = self._open()
         while (run := engine.tree.find(run_id)) is None or run.row.status.is_terminal:
@@ -66,6 +67,8 @@ class Access(Reading):
             if row.status.is_terminal:
                 return row
             await engine.journal.durable(engine.journal.last_seq)
+            if engine.finishing.remote is not None and engine.tree.get(row.n) is None:
+                return engine.finishing.remote.stand_in(row)
         return run
 
     async def _read(self, read: Callable[[StoreReader], T]) -> T:

@@ -16,6 +16,7 @@ from rotor_actors.kernel import Kernel
 from rotor_actors.messages import Interrupt, StepEnded
 from rotor_actors.records import (
     Entry,
+    FlagsAdded,
     Outcome,
     OutcomeStatus,
     RunChanged,
@@ -25,7 +26,9 @@ from rotor_actors.records import (
     RunStatus,
     Together,
 )
-from rotor_actors.run import Canceller, Run, subtree
+from rotor_actors.replicas.elsewhere import Elsewhere
+from rotor_actors.replicas.remote import RemoteRuns
+from rotor_actors.run import Canceller, Phase, Run, subtree
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_task import StepTask
 from supervisors import await_chain
@@ -76,6 +79,7 @@ class Cancellation:
         self._withdrawn = withdrawn
         self._failure = failure
         self._runs: list[Run] = []
+        self._stubs: list[Run] = []
         self._to_interrupt: list[Run] = []
         self._unfinished: set[Run] = set()
         self._steps: set[StepTask] = set()
@@ -84,6 +88,7 @@ class Cancellation:
         self._deadline = 0.0
         self._reminders: list[float] = []
         self.report = CancelReport()
+        self.elsewhere: Elsewhere | None = None
         self.done: asyncio.Future[CancelReport] = asyncio.get_running_loop().create_future()
         self.seq = 0
 
@@ -96,6 +101,7 @@ class Cancellation:
         """
         kernel = self._kernel
         self._runs = subtree(self._tops) if self._failure is None else self._failing_tree()
+        told = [] if self._finishing.remote is None else self._tell_others(self._finishing.remote)
         for each in self._runs:
             each.is_doomed = True
             each.cancellation = self
@@ -106,7 +112,7 @@ class Cancellation:
         fact = RunsCancelled([each.row.n for each in cancelled], at, error, withdrawn, seq)
         ends = [*self._end_by_failure(at, seq), *(entries or [])]
         handlers = self._handler_entries(cancelled)
-        also = [*handlers, *kernel.features.run_ends(self._runs)]
+        also = [*handlers, *kernel.features.run_ends(self._runs), *told]
         entry = Together([*ends, fact, *also]) if ends or also else fact
         self.seq = kernel.journal.append(entry)
         if run is not None:
@@ -120,7 +126,31 @@ class Cancellation:
         self._finishing.begin_handlers(list(handlers))
         self._join_those_below()
         self._tell_parents(at, error)
+        if self._finishing.remote is not None:
+            self._finishing.remote.drop_all(self._stubs)
         self._begin_interrupting()
+
+    def _tell_others(self, remote: RemoteRuns) -> list[Entry]:
+        """What goes to other replicas with it: the owners of what is below, and of the parents of the tops.
+
+        What stands here for runs of theirs goes, too: their end is nothing to a parent that has ended.
+        """
+        stubs = [run for run in self._runs if run.phase is Phase.REMOTE]
+        if stubs:
+            self._runs = [run for run in self._runs if run.phase is not Phase.REMOTE]
+        cancelled = self._runs if self._failure is None else self._runs[1:]
+        entries: list[Entry] = []
+        for top in self._tops:
+            if top is not self._withdrawn and top.phase is not Phase.REMOTE and (end := remote.end_entries(top)):
+                entries += [FlagsAdded(top.row.n, RunFlag.UNSEEN), *end]
+        if stubs or any(map(remote.may_have_crossed, self._tops)):
+            ours = {run.row.n for run in cancelled}
+            tops = [run.row.n for run in cancelled if run.parent is None or run.parent.row.n not in ours]
+            asked = [stub.row.n for stub in stubs]
+            self.elsewhere = Elsewhere(self._kernel, remote, self._tops[0].row.root_n, tops, asked, self._reason)
+            entries += self.elsewhere.entries()
+        self._stubs = stubs
+        return entries
 
     def _handler_entries(self, cancelled: list[Run]) -> list[RunCreated]:
         finishing = self._finishing
@@ -151,7 +181,7 @@ class Cancellation:
     def _tell_parents(self, at: float, error: bytes | None) -> None:
         for run in self._tops:
             row, parent = run.row, run.parent
-            if parent is not None and row.parent_key is not None and run.is_owned:
+            if parent is not None and row.parent_key is not None and run.is_owned and run.phase is not Phase.REMOTE:
                 outcome = Outcome(OutcomeStatus.CANCELLED, error)
                 if self._failure is not None:
                     outcome = Outcome(OutcomeStatus.FAILED, row.error)

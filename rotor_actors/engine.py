@@ -350,10 +350,12 @@ class Engine(Kernel):
         child = run.child(key)
         # One that was timed out on in the same moment, which the body has yet to be told, is no longer its to withdraw.
         if child is not None and not child.is_doomed and not child.row.flags & RunFlag.RELEASED:
+            reason = "the scope that awaited it was cancelled"
             run.drop_child(key, child)
-            Cancellation(
-                self, self.finishing, [child], "the scope that awaited it was cancelled", withdrawn=child
-            ).begin()
+            if child.phase is Phase.REMOTE and self.finishing.remote is not None:
+                self.finishing.remote.withdraw(run, child, reason)
+            else:
+                Cancellation(self, self.finishing, [child], reason, withdrawn=child).begin()
 
     def begin_step(self, run: Run, pending: Pending) -> float | None:
         feature = self.features.of(pending.kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -17,6 +18,7 @@ from rotor_actors.kernel import Kernel
 from rotor_actors.loading import ReleaseNote
 from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.records import (
+    Entry,
     Kind,
     Outcome,
     OutcomeStatus,
@@ -28,7 +30,7 @@ from rotor_actors.records import (
     StepRow,
     Together,
 )
-from rotor_actors.run import Run
+from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_specs import InvokeSpec
 from rotor_actors.workflows import Workflow
@@ -187,21 +189,23 @@ class Invoking:
         child = run.child(pending.key)
         if child is None or child.is_doomed:
             return  # its end is on its way
-        child.row.flags |= RunFlag.RELEASED
-        self._kernel.gate.let_go(child)
+        if child.phase is Phase.REMOTE and self._finishing.remote is not None:
+            let_go: list[Entry] = self._finishing.remote.let_go(child)
+        else:
+            child.row.flags |= RunFlag.RELEASED
+            self._kernel.gate.let_go(child)
+            let_go = [RunChanged(child.snapshot())]
         blob = msgspec.msgpack.encode(child.row.timeout or 0.0)
-        self._record(run, pending, OutcomeStatus.TIMED_OUT, child.row.run_id, blob, child)
+        self._record(run, pending, OutcomeStatus.TIMED_OUT, child.row.run_id, blob, let_go)
 
     def _record(
-        self, run: Run, pending: Pending, status: OutcomeStatus, run_id: str, blob: bytes, child: Run | None = None
+        self, run: Run, pending: Pending, status: OutcomeStatus, run_id: str, blob: bytes, also: Sequence[Entry] = ()
     ) -> None:
         kernel = self._kernel
         note = msgspec.msgpack.encode(ReleaseNote(run_id, pending.target, blob))
         row = StepRow(run.row.n, kernel.now(), Kind.INVOKE, pending.key, pending.step_id, pending.target, status, note)
         row.seq = seq = kernel.journal.next_seq
-        if child is None:
-            kernel.journal.append(StepRecorded(row))
-        else:
-            kernel.journal.append(Together([StepRecorded(row), RunChanged(child.snapshot())]))
+        recorded = StepRecorded(row)
+        kernel.journal.append(Together([recorded, *also]) if also else recorded)
         kernel.progressed(run)
         run.post(StepEnded(pending.key, Outcome(status, blob), seq, row.at, run_id, pending.target))

@@ -49,7 +49,7 @@ from rotor_actors.records import (
 from rotor_actors.registry import Registry
 from rotor_actors.remote_errors import record
 from rotor_actors.retention import Retention
-from rotor_actors.run import Canceller, Phase, Run
+from rotor_actors.run import Phase, Run, UnderWay
 from rotor_actors.run_queue import Fresh, Runnable, RunQueue
 from rotor_actors.sharing import Sharing
 from rotor_actors.step_runner import StepRunner
@@ -148,7 +148,7 @@ class Kernel(ABC):
         self.steps = StepsInFlight()
         self.claims = Claims()
         # Those under way: whoever waits for one gets its report also when the runtime closes before it is done.
-        self.cancellations: dict[Canceller, None] = {}  # in the order in which they began
+        self.cancellations: dict[UnderWay, None] = {}  # in the order in which they began
         self.stuck = Stuck()
         self.on_progress: Callable[[Run], None] = lambda run: None
         # Told of each execution of a step's body, just before it begins: the world may see it from here on.

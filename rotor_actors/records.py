@@ -390,7 +390,8 @@ class RunsReleased(msgspec.Struct, tag=True):
 class CancelRequested(msgspec.Struct, tag=True):
     """Whoever owns these runs, or claims them, is to cancel them; those that have ended stay as they are.
 
-    `body` is the encoded `CancelNote`; each gets a message of kind CANCEL with it. `withdrawn` is marked so at once.
+    `body` is the encoded `CancelNote`; each gets a message of kind CANCEL with it. `withdrawn` is marked so at once,
+    also if it has ended and its parent has not been told (`RunFlag.UNSEEN`): to that one it still ran.
     """
 
     ns: list[int]

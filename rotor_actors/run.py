@@ -45,18 +45,24 @@ class Actor(Protocol):
     def alarm(self, now: float) -> None: ...
 
 
-class Canceller(Protocol):
+class UnderWay(Protocol):
+    """What is waited for, and must end with the runtime."""
+
+    def cut_off(self) -> None: ...
+
+
+class Canceller(UnderWay, Protocol):
     """What cancels a run, and waits for it to clean up."""
 
     done: asyncio.Future[Any]
     seq: int
     report: Any
+    elsewhere: Any
+    """What was asked of other replicas, if anything was."""
 
     def step_gone(self, step: Any, error: BaseException | None) -> None: ...
 
     def cleaned_up(self, run: Run, task: asyncio.Future[Any]) -> None: ...
-
-    def cut_off(self) -> None: ...
 
 
 class RunHost(Protocol):

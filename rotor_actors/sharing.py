@@ -16,7 +16,7 @@ class MailHandler(Protocol):
     """Acts on one message, at once: it is called within `Journal.one_act`, together with the entry that takes the
     message away. `run` is the one that it was addressed to, which this replica owns; None for other addresses.
 
-    False, with nothing appended, says: not now. The message stays, and is offered again with the next round."""
+    False says: not yet. The message stays, and is offered again with the next round."""
 
     def __call__(self, mail: Mail, run: Run | None) -> bool | None: ...
 

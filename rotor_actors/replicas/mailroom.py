@@ -59,9 +59,8 @@ class Mailroom:
             if len(mails) < MAILS_PER_READ:
                 break
             after = mails[-1].id
-        if acted_on:
-            self._kernel.queue_of_runs.poke()
-            self._kernel.journal.kick()
+        self._kernel.queue_of_runs.poke()
+        self._kernel.journal.kick()
         return acted_on
 
     async def _read(self, after: int) -> list[Mail]:

@@ -39,6 +39,11 @@ class RemoteRuns:
         self._crossed: set[int] = set()
         """Live runs of ours below which there is, or was, a stub."""
 
+    @property
+    def address(self) -> int:
+        """Of this replica, for mail."""
+        return -self._sharing.replica
+
     # Stubs
 
     def stub(self, row: RunRow, parent: Run) -> Run:
@@ -75,8 +80,18 @@ class RemoteRuns:
         stub.parent = None
         if stub.waiters and stub.row.n not in self._stand_ins:
             self._stand_ins[stub.row.n] = stub
-            self._kernel.journal.append(RunWatched(stub.row.n, -self._sharing.replica))
+            self._kernel.journal.append(RunWatched(stub.row.n, self.address))
             self._kernel.journal.kick()
+
+    def drop_all(self, stubs: list[Run]) -> None:
+        for stub in stubs:
+            stub.is_doomed = True
+            self.drop(stub)
+
+    def withdraw(self, parent: Run, stub: Run, reason: str) -> None:
+        """The scope that awaited it was cancelled: that is no outcome, and the same key may be invoked again, at once."""
+        self._kernel.append(parent, self.cancel_entries([stub.row.n], reason, stub.row.n)[0])
+        self.drop_all([stub])
 
     def let_go(self, stub: Run) -> list[Entry]:
         """Its parent timed out on it: what tells its owner so, and has the parent told of its end all the same."""
@@ -97,14 +112,14 @@ class RemoteRuns:
         found = self._stand_ins.get(row.n)
         if found is None:
             found = self._stand_ins[row.n] = Run(self._kernel, row, None, Phase.REMOTE)
-            self._kernel.journal.append(RunWatched(row.n, -self._sharing.replica))
+            self._kernel.journal.append(RunWatched(row.n, self.address))
             self._kernel.journal.kick()
         return found
 
     def when_ended(self, n: int, tell: Callable[[RunRow], None]) -> None:
         """Have `tell` called with the row, once, when a mail to this replica says that the run has ended.
 
-        Who asks for that appends `RunWatched(n, -replica)`.
+        Who asks for that appends `RunWatched(n, address)`.
         """
         self._on_end.setdefault(n, []).append(tell)
 
@@ -129,10 +144,9 @@ class RemoteRuns:
         return [MailSent(row.parent_n, MailKind.ENDED, msgspec.msgpack.encode(row.n))]
 
     def cancel_entries(self, ns: list[int], reason: str, withdrawn: int | None = None) -> list[Entry]:
-        """What has runs elsewhere cancelled, whoever owns them, and has us told when they have ended."""
+        """What has runs elsewhere cancelled, whoever owns them."""
         note = msgspec.msgpack.encode(CancelNote(reason, withdrawn is not None))
-        watches: list[Entry] = [RunWatched(n, -self._sharing.replica) for n in ns]
-        return [CancelRequested(ns, note, withdrawn), *watches]
+        return [CancelRequested(ns, note, withdrawn)]
 
     # Which runs have borders below them
 

@@ -215,12 +215,13 @@ class SharedDatabase(MemoryStore):
         self._hint(None)
 
     def _request_cancel(self, n: int, fact: CancelRequested) -> None:
+        run = self._runs.get(n)
+        if run is not None and n == fact.withdrawn and (not self._has_ended(n) or run.flags & RunFlag.UNSEEN):
+            run.flags |= RunFlag.WITHDRAWN
         if self._has_ended(n):
             return
         standing = self.standings[n]
         standing.cancel = standing.cancel or fact.body
-        if n == fact.withdrawn:
-            self._runs[n].flags |= RunFlag.WITHDRAWN
         self._send(n, MailKind.CANCEL, fact.body)
 
     def _send(self, to: int, kind: MailKind, body: bytes | None, once: str | None = None) -> None:

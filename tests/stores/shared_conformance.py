@@ -596,6 +596,13 @@ class SharedStoreConformance:
         children.commit([ended(changed(child, flags=int(RunFlag.UNSEEN)), 70)])
         return parent, child
 
+    def test_a_child_whose_end_was_not_seen_can_still_be_withdrawn(self, a: SharedStore, b: SharedStore) -> None:
+        parent, child = self.unseen(a, b)
+        a.commit([CancelRequested([child.n], NOTE, withdrawn=child.n)])
+        assert row_of(b, child).flags == RunFlag.UNSEEN | RunFlag.WITHDRAWN
+        [known] = b.histories([parent.n])[parent.n].children
+        assert (known.status, known.flags & RunFlag.WITHDRAWN) == (RunStatus.RUNNING, RunFlag.WITHDRAWN)
+
     def test_a_child_whose_end_was_not_seen_runs_to_its_parent(self, a: SharedStore, b: SharedStore) -> None:
         parent, child = self.unseen(a, b)
         [seen] = a.histories([parent.n])[parent.n].children

@@ -172,6 +172,8 @@ _OF_OTHERS = f"""
         sent AS (
             INSERT INTO @.rotor_mail(addressee, kind, body) SELECT n, '{MailKind.CANCEL}', body FROM hit ORDER BY n)
         SELECT hints || array_agg(DISTINCT coalesce(owner, 0)) INTO hints FROM hit;
+        UPDATE @.rotor_runs AS r SET flags = r.flags | v.flags FROM unnest(requested) AS v
+        WHERE r.n = v.n AND v.flags <> 0 AND r.ended_at IS NOT NULL AND r.flags & {RunFlag.UNSEEN:d} <> 0;
     END IF;
     IF flagged IS NOT NULL THEN
         UPDATE @.rotor_runs AS r SET flags = r.flags | v.flags FROM unnest(flagged) AS v WHERE r.n = v.n;
