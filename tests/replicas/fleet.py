@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from rotor_actors import ManualClock, Runtime, Workflow
 from rotor_actors.errors import StoreError
@@ -35,6 +35,8 @@ class MortalStore(SharedMemoryStore):
         self.is_cut_off = False
         self.facts: list[Fact] = []
         self.before_commit: Callable[[list[Entry]], None] = lambda entries: None
+        self.entries_left: int | None = None
+        """How many more entries it keeps, as a crash in the middle of a commit does; None for any number."""
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -53,8 +55,14 @@ class MortalStore(SharedMemoryStore):
 
     def commit(self, entries: list[Entry]) -> None:
         self.before_commit(entries)
-        super().commit(entries)
-        self.facts.extend(flatten(entries))
+        kept = entries if self.entries_left is None else entries[: self.entries_left]
+        if kept:
+            super().commit(kept)
+            self.facts.extend(flatten(kept))
+        if self.entries_left is not None:
+            self.entries_left -= len(kept)
+            if len(kept) < len(entries):
+                raise StoreError("the power is gone")
 
     def try_commit(self, entries: list[Entry]) -> bool:
         self.before_commit(entries)
@@ -90,7 +98,7 @@ class Fleet:
         self._lease = lease
         self._opened = 0
 
-    async def __aenter__(self) -> Fleet:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
