@@ -86,6 +86,10 @@ class Options(msgspec.Struct, frozen=True):
     remember_event_ids: float = 86_400.0
     label: str = ""
     spill_above: int | None = None
+    is_home: Callable[[Workflow[Any, Any], str], bool] | None = None
+    """Of several stores: is it this one where the workflow's schedule runs, and where an event of this id starts it?"""
+    forward: Callable[[], None] | None = None
+    """Of several stores: what steps send is to go to the others, and this says that there is some."""
 
 
 class Ports(msgspec.Struct):

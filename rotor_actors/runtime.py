@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
+import msgspec
+
+from rotor_actors.access import Access
 from rotor_actors.clock import Clock, SystemClock
 from rotor_actors.control import address_of, is_possible, serve
 from rotor_actors.durations import Duration, seconds
@@ -19,6 +23,10 @@ from rotor_actors.observing import Observer, Observers
 from rotor_actors.retention import Retention
 from rotor_actors.service import Service
 from rotor_actors.serving import Serving
+from rotor_actors.sharding.face import Sharded
+from rotor_actors.sharding.forwarding import Forwarding
+from rotor_actors.sharding.observing import Gathered, ShardObserver
+from rotor_actors.sharding.placement import Placement, Shard, ShardIds, named
 from rotor_actors.step_runner import StepRunner, checked_runners
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
@@ -31,7 +39,8 @@ class Runtime(Serving):
     """Runs workflows, durably. Use it with `async with`, which may be entered and left in different tasks.
 
     Args:
-        store: a file (`"rotor.db"`, `"sqlite:///rotor.db"`, a path), `":memory:"`, or a `Store`.
+        store: a file (`"rotor.db"`, `"sqlite:///rotor.db"`, a path), `":memory:"`, or a `Store`. A list of them, or of
+            `sharding.Shard`: each tree of runs is in one of them, by a hash of its root's run id.
         workflows: those that must be known for recovery and for `invoke_by_id`. One that is started or invoked is
             registered by that.
         max_depth: how deep runs may invoke runs; a run that was started has depth 0. None for no limit.
@@ -75,7 +84,7 @@ class Runtime(Serving):
 
     def __init__(
         self,
-        store: str | os.PathLike[str] | Store = "rotor.db",
+        store: str | os.PathLike[str] | Store | Sequence[str | os.PathLike[str] | Store | Shard] = "rotor.db",
         *,
         workflows: Iterable[Workflow[Any, Any]] = (),
         max_depth: int | None = 100,
@@ -95,6 +104,12 @@ class Runtime(Serving):
         rng: random.Random | None = None,
         executor: Callable[[str], Executor] | None = None,
     ) -> None:
+        if isinstance(store, list | tuple):
+            given = {name: value for name, value in locals().items() if name not in ("self", "store", "__class__")}
+            # A class of its own, as `pathlib.Path` has: in place, for what `Runtime` takes is said once, here.
+            self.__class__ = _ShardedRuntime  # pyright: ignore[reportAttributeAccessIssue]
+            self._set_up(named(store), given)
+            return
         super().__init__()
         self._options = Options(
             max_depth=_checked_count("max_depth", max_depth),
@@ -108,7 +123,7 @@ class Runtime(Serving):
             remember_event_ids=seconds(remember_event_ids, name="remember_event_ids", exclusive=True),
         )
         chance = rng or random.Random()
-        chosen = _chosen_store(store)
+        chosen = _chosen_store(cast("str | os.PathLike[str] | Store", store))
         make = executor or partial(_executor, chosen)
         self._ports = Ports(
             clock=clock or SystemClock(),
@@ -165,6 +180,74 @@ class Runtime(Serving):
         await engine.journal.durable(engine.journal.last_seq, unless_full=True)
         async with engine.journal.commit_lock.writer_lock:
             await engine.ports.writer.call(lambda: engine.ports.store.backup(path))
+
+    def _set_up(self, shards: Sequence[Shard], given: dict[str, Any]) -> None:
+        raise NotImplementedError  # of one that has several stores
+
+
+class _ShardedRuntime(Sharded, Runtime):
+    """What `Runtime` is over several stores: a runtime for each, opened and left together."""
+
+    def _set_up(self, shards: Sequence[Shard], given: dict[str, Any]) -> None:
+        Access.__init__(self)
+        self._shards, self._placement = shards, Placement(shards)
+        self._rng = given["rng"] = given["rng"] or random.Random()
+        self._workflows = given["workflows"] = _checked_workflows(given["workflows"])
+        self._forwardings = [Forwarding() for _ in shards]
+        gathered = Gathered(given["observers"], len(shards))
+        self._runtimes = [self._make_part(at, gathered, given) for at in range(len(shards))]
+        self._parts = self._runtimes
+        self._stores = self.stores
+        self._reading_thread = (given["executor"] or ThreadExecutor)("rotor-shards")
+
+    def _make_part(self, at: int, gathered: Gathered, given: dict[str, Any]) -> Runtime:
+        shard, placement = self._shards[at], self._placement
+        ids = ShardIds(given["ids"] or RandomIds(self._rng), placement, at, takes_new=shard.takes_new)
+        observers = [ShardObserver(gathered, at)] if gathered.observers else []
+        options: dict[str, Any] = {**given, "ids": ids, "observers": observers, "control": False}
+        part = Runtime(shard.store, **options)
+        is_home = partial(_is_home, placement, at)
+        part._options = msgspec.structs.replace(part._options, is_home=is_home, forward=self._forwardings[at].wake)
+        return part
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        return tuple(store for part in self._runtimes for store in part.stores)
+
+    async def __aenter__(self) -> Runtime:
+        opened: list[Runtime] = []
+        try:
+            for part in self._runtimes:
+                opened.append(await part.__aenter__())
+            await self._introduce()
+            await self._forward()
+        except BaseException:  # nobody leaves what nobody has entered
+            await self._leave(opened)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._leave(self._runtimes)
+
+    async def _leave(self, parts: Sequence[Runtime]) -> None:
+        """All drain at once, for as long as one would."""
+        left = await asyncio.gather(*(part.__aexit__() for part in parts), return_exceptions=True)
+        self._reading_thread.close()
+        for error in left:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """One copy of each shard: `path` with `.0`, `.1`, … in the order of the list; each is of a moment of its own."""
+        for at, part in enumerate(self._runtimes):
+            await part.backup(f"{os.fspath(path)}.{at}")
+
+
+def _is_home(placement: Placement, at: int, workflow: Workflow[Any, Any], event_id: str) -> bool:
+    """Runs that an event starts are spread like others, save for those of a workflow whose rules hold in one shard."""
+    if workflow.rules is None and event_id:
+        return placement.shard_of(f"event {workflow.id} {event_id}") == at
+    return placement.home_of(workflow) == at
 
 
 def _chosen_store(store: str | os.PathLike[str] | Store) -> Store:

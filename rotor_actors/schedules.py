@@ -43,7 +43,8 @@ class Schedules(Feature):
         self._schedules: list[_Schedule] = []
 
     def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
-        if isinstance(workflow.on, Cron):
+        is_home = self._kernel.options.is_home
+        if isinstance(workflow.on, Cron) and (is_home is None or is_home(workflow, "")):
             if self._notes is None:
                 self._workflows.append(workflow)
             else:

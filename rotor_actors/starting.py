@@ -56,7 +56,7 @@ class Starting(FlowFace, Waiting):
         Cancelling the caller does not undo the start.
         """
         engine = self._accepting()
-        engine.register(_checked_workflow(workflow))
+        engine.register(checked_workflow(workflow))
         blob = encode_data(workflow, engine.registry.data_codec(workflow), data)
         header_blob = encode_headers(headers)
         if run_id is None:
@@ -130,7 +130,8 @@ class Starting(FlowFace, Waiting):
             )
 
 
-def _checked_workflow(workflow: Workflow[In, Out]) -> Workflow[In, Out]:
+def checked_workflow(workflow: Workflow[In, Out]) -> Workflow[In, Out]:
+    """Raises TypeError where it is none."""
     if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"expected a function decorated with @workflow, got {workflow!r}")
     return workflow

@@ -15,6 +15,7 @@ from rotor_actors.cancellation import Cancellation
 from rotor_actors.claims import Claims
 from rotor_actors.errors import StoreError
 from rotor_actors.events.cancelling import CancelOns
+from rotor_actors.events.outbox import put_out
 from rotor_actors.events.waiters_elsewhere import EventGiven, WaitersElsewhere
 from rotor_actors.events.waiting import EventWaits
 from rotor_actors.features import StepFeature
@@ -103,7 +104,9 @@ class Sending(StepFeature):
         if self._asking is not None:
             ids = [event.id or derived_id(run.row.run_id, pending.key, at) for at, event in enumerate(spec.events)]
             note = partial(_EventsSent, events=list(spec.events), ids=ids)
-            self._asking.begin(run, pending, MailKind.EVENT, lambda asker: note(asker))
+            with self._kernel.journal.one_act():
+                self._put_out(spec.events, ids)
+                self._asking.begin(run, pending, MailKind.EVENT, lambda asker: note(asker))
         elif any(event.id for event in spec.events):
             actor, busy = run.actor, ExitStack()
             assert isinstance(actor, RunActor)
@@ -172,12 +175,19 @@ class Sending(StepFeature):
         ids = [event.id or derived_id(run.row.run_id, pending.key, number) for number, event in enumerate(events)]
         with kernel.journal.one_act():
             started = self._deliver(events, ids, known, None)
+            self._put_out(events, ids)
             if run.is_doomed:
                 return  # one of the events has cancelled it
             payload = msgspec.msgpack.encode(started)
             row = StepRow(run.row.n, kernel.now(), Kind.SEND_EVENT, pending.key, pending.step_id, pending.target,
                           payload=payload)  # fmt: skip
             kernel.record_outcome(run, row, Outcome(OutcomeStatus.COMPLETED, payload))
+
+    def _put_out(self, events: Sequence[EventRecord], ids: Sequence[str]) -> None:
+        """For other stores, as everybody is to see them."""
+        now = self._kernel.now()
+        sent = [(event, id, now if event.at is None else event.at) for event, id in zip(events, ids, strict=True)]
+        put_out(self._kernel, [msgspec.structs.replace(event, id=id, at=at) for event, id, at in sent])
 
     # Once only
 
@@ -242,7 +252,11 @@ class Sending(StepFeature):
             if is_shared:
                 self._elsewhere.cancel(plain, now, reason)
                 self._elsewhere.give(plain, now, stored)
-        started = [self._start(workflow, event, context) for workflow in self._triggers.get(event.name, ())]
+        is_home = self._kernel.options.is_home
+        triggers = self._triggers.get(event.name, ())
+        if is_home is not None:
+            triggers = [workflow for workflow in triggers if is_home(workflow, event.id)]
+        started = [self._start(workflow, event, context) for workflow in triggers]
         return [each.run_id for each in started if each.is_new]
 
     def _start(self, workflow: Workflow[Any, Any], event: EventRecord, context: contextvars.Context | None) -> Started:

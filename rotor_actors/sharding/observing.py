@@ -1,0 +1,80 @@
+"""The observers of all shards: to them it is one runtime, opened once, with numbers that hold over all shards."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Iterable, Sequence
+
+from rotor_actors.observing import Gauges, Observer, Observers
+from rotor_actors.records import Fact, RunRow
+from rotor_actors.sharding.numbers import of_facts, of_run
+
+
+class Gathered:
+    """What is observed of so many shards."""
+
+    def __init__(self, observers: Iterable[Observer], count: int) -> None:
+        self.observers = Observers(observers)
+        self.gauges: dict[int, Gauges] = {}
+        self.rows: list[RunRow] = []
+        self.count = count
+        self.closed = 0
+
+    def opened(self, shard: int, runs: Iterable[RunRow], gauges: Gauges) -> None:
+        self.gauges[shard] = gauges
+        self.rows += [of_run(shard, row.copy()) for row in runs]
+        if len(self.gauges) == self.count:
+            rows, self.rows = self.rows, []
+            self.observers.opened(rows, _Sum(self.gauges))
+
+    def close_one(self) -> None:
+        self.closed += 1
+        if self.closed == self.count:
+            self.observers.closed()
+
+
+class _Sum:
+    """The gauges of all shards together."""
+
+    def __init__(self, gauges: dict[int, Gauges]) -> None:
+        self._gauges = gauges
+
+    @property
+    def live_runs(self) -> int:
+        return sum(each.live_runs for each in self._gauges.values())
+
+    @property
+    def steps_in_flight(self) -> int:
+        return sum(each.steps_in_flight for each in self._gauges.values())
+
+    @property
+    def effects_waiting(self) -> int:
+        return sum(each.effects_waiting for each in self._gauges.values())
+
+    @property
+    def entries_waiting(self) -> int:
+        return sum(each.entries_waiting for each in self._gauges.values())
+
+    @property
+    def is_full(self) -> bool:
+        return any(each.is_full for each in self._gauges.values())
+
+
+class ShardObserver(Observer):
+    """Stands in each shard for all observers."""
+
+    def __init__(self, gathered: Gathered, shard: int) -> None:
+        self._gathered = gathered
+        self._shard = shard
+
+    def opened(self, runs: Iterable[RunRow], gauges: Gauges) -> None:
+        self._gathered.opened(self._shard, runs, gauges)
+
+    def committed(self, facts: Sequence[Fact], seconds: float) -> None:
+        self._gathered.observers.committed(of_facts(self._shard, facts), seconds)
+
+    def step_begins(self, run: RunRow, key: bytes, step_id: str, execution: int, context: contextvars.Context) -> None:
+        self._gathered.observers.step_begins(of_run(self._shard, run.copy()), key, step_id, execution, context)
+
+    def closed(self) -> None:
+        self._gathered.close_one()
