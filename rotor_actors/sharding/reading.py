@@ -146,9 +146,10 @@ class MergedReader:
 
     # Histories
 
-    def steps(self, n: int) -> list[StepRow]:
+    def steps(self, n: int, limit: int | None = None) -> list[StepRow]:
         place = parted(n)
-        return [of_step(place.shard, row) for row in self._asks[place.shard](lambda store: store.steps(place.n))]
+        rows: list[StepRow] = self._asks[place.shard](lambda store: store.steps(place.n, limit))
+        return [of_step(place.shard, row) for row in rows]
 
     def histories(self, ns: list[int]) -> dict[int, History]:
         return {
