@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import types
-from collections.abc import Coroutine, Generator
-from typing import Any, Protocol
+from abc import ABCMeta
+from asyncio import events
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Protocol, cast
+
+import msgspec
 
 from rotor_actors.errors import EffectOutsideStepError
+
+# What is called back by these sets no context variable, so callbacks of theirs need no context each.
+_PLAIN_CALLBACKS = frozenset({"asyncio.tasks", "asyncio.taskgroups"})
 
 
 class NumberingLoop(Protocol):
@@ -65,19 +73,20 @@ class StepFuture(RunFuture):
 
 
 class RunTask(asyncio.Task[Any]):
-    """A task that hashes by a number of its loop: asyncio puts it into a set at once, so in order of creation."""
+    """A task that hashes by a number of its loop, given before it is made: asyncio puts it into a set at once."""
 
     __slots__ = ("number",)
 
     number: int
 
     def __hash__(self) -> int:
-        try:
-            return self.number
-        except AttributeError:
+        return self.number
+
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
+        if context is None and getattr(fn, "__module__", None) in _PLAIN_CALLBACKS:
             loop: Any = self.get_loop()
-            loop.created = self.number = loop.created + 1
-            return self.number
+            context = loop.context_to_share()
+        super().add_done_callback(fn, context=context)
 
     def cancel(self, msg: Any | None = None) -> bool:
         # Before its first step only the guard gets the cancellation: the coroutine in it would be "never awaited".
@@ -110,30 +119,32 @@ def _close_inner(task: asyncio.Task[Any]) -> None:
     coro.close()
 
 
-class Guard(Coroutine[Any, Any, Any]):
+class Guard(msgspec.Struct, eq=False, gc=False):
     """Drives a coroutine, and answers a future of another loop with the named error, not asyncio's RuntimeError.
 
-    One small object for each task, and no frame of its own: there may be a million tasks.
+    One small object for each task, and no frame of its own: there may be a million tasks. The cyclic collector does not
+    see it, so it does not hold its loop, which holds its tasks, but the loop's mark. Its coroutine lets go of everything
+    when it has ended.
     """
 
-    __slots__ = ("inner", "loop")
-
-    def __init__(self, inner: Coroutine[Any, Any, Any], loop: NumberingLoop) -> None:
-        self.inner = inner
-        self.loop = loop
+    inner: Coroutine[Any, Any, Any]
+    mark: object
 
     def send(self, value: Any) -> Any:
         yielded = self.inner.send(value)
         if yielded is None:
-            self.loop.yielded(self)
+            _running_loop().yielded(self)
             return None
-        if yielded.get_loop() is self.loop:
-            return yielded
+        try:
+            if yielded.get_loop().mark is self.mark:
+                return yielded
+        except AttributeError:
+            pass  # no loop of ours
         return self._refuse(yielded)
 
     def throw(self, *error: Any) -> Any:
         yielded = self.inner.throw(*error)
-        if yielded is None or yielded.get_loop() is self.loop:
+        if yielded is None or getattr(yielded.get_loop(), "mark", None) is self.mark:
             return yielded
         return self._refuse(yielded)
 
@@ -146,4 +157,12 @@ class Guard(Coroutine[Any, Any, Any]):
     def _refuse(self, future: Any) -> Any:
         # Nobody may be left believing that this future blocks a task of its own loop.
         future._asyncio_future_blocking = False
-        return self.throw(self.loop.refusal(f"a future of another event loop ({future!r})"))
+        return self.throw(_running_loop().refusal(f"a future of another event loop ({future!r})"))
+
+
+def _running_loop() -> NumberingLoop:
+    return cast("NumberingLoop", events._get_running_loop())
+
+
+# asyncio takes nothing for a task but a coroutine, and a Struct, whose metaclass is its own, cannot inherit from that.
+cast("ABCMeta", Coroutine).register(Guard)

@@ -39,6 +39,7 @@ from rotor_actors.records import ChildRow, EventNote, Kind, RunFlag, StepRow
 from rotor_actors.run import Run
 from rotor_actors.run_loop import RunLoop
 from rotor_actors.run_state import RunState
+from rotor_actors.step import Step, invoke_outcome
 from rotor_actors.step_specs import SleepSpec
 from rotor_actors.step_task import StepHost, StepTask
 from rotor_actors.workflows import Event, Workflow
@@ -49,6 +50,9 @@ _CLOSING_ROUNDS = 100
 _EAGER_SPINS = 20
 _SPIN_SECONDS = 0.005
 _NO_HEADERS: Mapping[str, str] = {}
+# Of a wide fan-out these are most tasks of its body. What user code they call (a type's own hooks) sees the context.
+_PLAIN = frozenset({Step.run.__code__, Step.invoke.__code__, Step.invoke_by_id.__code__, invoke_outcome.__code__,
+                    Context.invoke.__code__, Step.sleep.__code__})  # fmt: skip
 _CANCELLED = "the run is cancelled and only cleans up; durable compensation belongs in the workflow's on_cancel handler"
 
 
@@ -144,7 +148,7 @@ class RunActor:
         self._host = host
         self._run = run
         self._loaded = loaded
-        self._loop = RunLoop(run.row.attempt_at, run.row.run_id, asyncio.get_running_loop(), run)  # type: ignore[abstract]
+        self._loop = RunLoop(run.row.attempt_at, run.row.run_id, asyncio.get_running_loop(), run, _PLAIN)  # type: ignore[abstract]
         self._loop.on_foreign = self._refuse_foreign
         self._state = _state_of(run, loaded, is_replaying, is_strict)
         if loaded is not None:
@@ -576,6 +580,7 @@ class RunActor:
         self._is_closed = True
         for task in self._loop.pending_tasks():
             task.drop()  # it is dropped on purpose
+        self._loop.let_go()
         self._loop.on_foreign = None
 
     def step_tasks(self) -> list[StepTask]:

@@ -21,7 +21,7 @@ import zlib
 from asyncio import events
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from types import MethodType
+from types import CodeType, MethodType
 from typing import Any, NoReturn, TypeVar
 
 from rotor_actors.errors import EffectOutsideStepError
@@ -53,6 +53,8 @@ class RunLoop(asyncio.AbstractEventLoop):
         now: the loop's time at the start, in seconds since the epoch.
         name: of the run; its tasks are called so.
         where: its text names the run in messages.
+        plain: code of coroutines that set no context variable. Their tasks share a context where they would see the
+            same in contexts of their own: of a wide fan-out there would be one for each.
     """
 
     # What most loops never need is made when it is: a run has a loop of its own, and there may be a million runs.
@@ -66,14 +68,19 @@ class RunLoop(asyncio.AbstractEventLoop):
     _yields: dict[object, int] | None = None
     _rounds = 0  # of retries in this turn; not of this call, for slices must not make a difference
     _prune_at = _FIRST_PRUNING
+    _shared_context: contextvars.Context | None = None
 
     def __init__(
-        self, now: float, name: str, host: asyncio.AbstractEventLoop | None = None, where: object = None
-    ) -> None:
+        self, now: float, name: str, host: asyncio.AbstractEventLoop | None = None, where: object = None,
+        plain: frozenset[CodeType] = frozenset(),
+    ) -> None:  # fmt: skip
         self.now = now
         self._name = name
         self._where = where or name
         self._host = host
+        self._plain = plain
+        self.mark = object()
+        """What tells its futures from those of other loops."""
         self._thread = threading.get_ident()
         self._ready: deque[Handle] = deque()
         self._retries: list[Handle] = []
@@ -185,6 +192,13 @@ class RunLoop(asyncio.AbstractEventLoop):
         """The tasks that are not done, in order of creation."""
         return [task for task in self._tasks if not task.done()]
 
+    def let_go(self) -> None:
+        """Hold nothing that holds this loop: what is over then goes at once, and is not left to the cyclic collector."""
+        self._tasks = []
+        self._ready.clear()
+        self._retries = []
+        self.timers = self._yields = self._shared_context = None
+
     # What asyncio asks of a loop
 
     def time(self) -> float:
@@ -201,6 +215,7 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         self.closed = True
+        self.let_go()
 
     def get_task_factory(self) -> None:
         return None
@@ -228,12 +243,27 @@ class RunLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
         **_: Any,
     ) -> RunTask:
-        task = RunTask(Guard(coro, self), loop=self, name=name or self._name, context=context)
+        if context is None and getattr(coro, "cr_code", None) in self._plain:
+            context = self.context_to_share()
+        task = RunTask.__new__(RunTask)
+        self.created = task.number = self.created + 1
+        task.__init__(Guard(coro, self.mark), loop=self, name=name or self._name, context=context)  # type: ignore[misc]
         self._tasks.append(task)
         if len(self._tasks) >= self._prune_at:
             self._tasks = self.pending_tasks()
             self._prune_at = 2 * len(self._tasks) + _FIRST_PRUNING
         return task
+
+    def context_to_share(self) -> contextvars.Context:
+        """A copy of the current context; the same one as the last time, where nothing has been set since."""
+        context, shared = contextvars.copy_context(), self._shared_context
+        try:
+            if shared is not None and context == shared:
+                return shared
+        except Exception:
+            pass  # some value cannot say whether it equals another
+        self._shared_context = context
+        return context
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None

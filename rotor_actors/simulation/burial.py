@@ -27,15 +27,15 @@ def close_actors(engine: Engine) -> None:
 
 def _close_actor(actor: RunActor) -> None:
     loop = actor._loop  # pyright: ignore[reportPrivateUsage]
-    actor.abandon()
     tasks: list[Any] = list(loop.pending_tasks())
+    actor.abandon()
     running = events._get_running_loop()
     events._set_running_loop(loop)
     try:
         for task in tasks:
             _close(task, task.get_coro(), loop)
     finally:
-        loop.closed = True
+        loop.close()
         events._set_running_loop(running)
 
 
