@@ -3,7 +3,8 @@
 1. With an `auth` hook: whoever it knows.
 2. Without: only this machine itself, and only by a name of its own. The name is looked at because a page of another
    site can make a browser on this machine ask for it under a name of that site's (DNS rebinding); a forwarded request
-   comes from a proxy, so from anybody.
+   comes from a proxy, so from anybody. Proxies are known by what they add. One on this machine that adds nothing at
+   all looks like a browser on this machine, and cannot be told from it: behind a proxy there must be `auth`.
 3. To act, a request must come from the dashboard's own page: it carries a header that a page of another site may not
    send, and says that it does not come from one.
 """
@@ -20,7 +21,13 @@ import msgspec
 from rotor_actors.dashboard.asgi import HttpError, Request
 
 ACTION_HEADER = "x-rotor-action"
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+_OF_PROXIES = frozenset({
+    "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "fastly-client-ip",
+    "fly-client-ip", "client-ip", "cdn-loop", "x-proxyuser-ip", "x-request-start", "x-amzn-trace-id", "x-arr-log-id",
+    "x-cloud-trace-context", "x-remote-user", "remote-user",
+})  # fmt: skip
+_OF_PROXIES_BEGIN = ("x-forwarded", "x-original-", "x-envoy-", "x-auth-request-", "x-azure-", "x-appengine-", "x-amz-cf-",
+                     "x-vercel-", "cf-", "tailscale-")  # fmt: skip
 
 
 class Visitor(msgspec.Struct, frozen=True):
@@ -66,11 +73,12 @@ class Guard:
             if not isinstance(known, Visitor):
                 raise HttpError(401, "you are not known here")
             return known
-        if not self._insecure and not is_local(request):
+        if not self._insecure and (why := why_not_local(request)):
             raise HttpError(
                 403,
                 "without auth= the dashboard answers only requests from this machine itself, under the name localhost, "
-                "and not through a proxy; give runtime.dashboard(auth=…), or insecure=True behind a guard of your own",
+                f"and not through a proxy: {why}; give runtime.dashboard(auth=…), or insecure=True behind a guard of "
+                "your own",
             )
         return Visitor()
 
@@ -84,14 +92,30 @@ class Guard:
             raise HttpError(403, "actions are accepted from the dashboard's own page only")
 
 
-def is_local(request: Request) -> bool:
-    """The request comes from this machine, asks for it by a name of its own, and no proxy passed it on."""
+def why_not_local(request: Request) -> str:
+    """What says that a request comes from elsewhere, or may; "" where nothing does: it comes from this machine, asks for
+    it by a name of its own, and no proxy passed it on."""
     client = request.scope.get("client")
-    if client is not None and not _is_loopback(str(client[0])):
-        return False
-    host = request.headers.get("host", "localhost")
+    if client is None:
+        return "it came over a socket that has no address, as proxies use"
+    if not _is_loopback(str(client[0])):
+        return f"it came from {client[0]}"
+    for header in request.headers:
+        if header in _OF_PROXIES or header.startswith(_OF_PROXIES_BEGIN):
+            return f"its header {header} says that a proxy passed it on"
+    if request.scope.get("http_version") == "1.0":  # nginx, left as it is, says nothing else of itself
+        return "it speaks HTTP/1.0, as proxies do and browsers do not"
+    if not _is_own_name(request.headers.get("host", "localhost")):
+        return "it asks for another name than localhost"
+    origin = request.headers.get("origin", "null")
+    if origin != "null" and not _is_own_name(origin.partition("://")[2]):
+        return f"it was made by a page of {origin}"
+    return ""
+
+
+def _is_own_name(host: str) -> bool:
     name = host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
-    return (name == "localhost" or _is_loopback(name)) and not any(each in request.headers for each in _FORWARDED)
+    return name == "localhost" or _is_loopback(name)
 
 
 def _is_loopback(name: str) -> bool:

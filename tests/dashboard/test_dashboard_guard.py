@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from dashboard_kit import ACTION, act, visit
@@ -10,6 +11,8 @@ from kit import World
 
 from rotor_actors import Context, RunStatus, Runtime, workflow
 from rotor_actors.dashboard import Visitor
+from rotor_actors.dashboard.asgi import Request
+from rotor_actors.dashboard.guard import why_not_local
 
 pytestmark = pytest.mark.asyncio
 
@@ -48,6 +51,44 @@ async def test_without_auth_only_this_machine_is_answered(
         assert "auth=" in refused.json()["error"]
         async with visit(runtime.dashboard(insecure=True), base, client=client) as browser:
             assert (await browser.get("api/runs", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Server", "X-Real-IP",
+        "X-Envoy-External-Address", "CF-Connecting-IP", "True-Client-IP", "X-Original-Host", "X-Auth-Request-User",
+    ],
+)  # fmt: skip
+async def test_each_header_that_proxies_add_is_refused_by_its_name(header: str) -> None:
+    async with Runtime(":memory:") as runtime, visit(runtime.dashboard()) as browser:
+        refused = await browser.get("api/runs", headers={header: "x"})
+        assert refused.status_code == 403
+        assert f"its header {header.lower()} says that a proxy passed it on" in refused.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("scope", "said"),
+    [
+        ({"http_version": "1.0"}, "it speaks HTTP/1.0"),
+        ({"client": None}, "a socket that has no address"),
+        ({"headers": [(b"host", b"localhost"), (b"origin", b"https://ops.example")]}, "a page of https://ops.example"),
+        ({"headers": [(b"host", b"ops.example")]}, "another name than localhost"),
+        ({}, ""),
+        ({"headers": [(b"host", b"localhost:8000"), (b"origin", b"http://localhost:8000")]}, ""),
+    ],
+)
+async def test_a_proxy_is_known_by_how_it_asks_too(scope: dict[str, Any], said: str) -> None:
+    asked: dict[str, Any] = {
+        "type": "http", "method": "GET", "path": "/", "headers": [], "client": ("127.0.0.1", 1), "http_version": "1.1"
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    why = why_not_local(Request(asked | scope, receive))
+    assert said in why
+    assert bool(said) == bool(why)
 
 
 @pytest.mark.parametrize("base", ["http://localhost:8000/", "http://127.0.0.1/", "http://[::1]:80/"])

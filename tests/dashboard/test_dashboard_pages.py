@@ -334,7 +334,8 @@ async def test_a_stream_whose_runtime_closes_ends_as_one_whole_answer_and_the_ne
     async def send(message: Any) -> None:
         sent.append(dict(message))
 
-    scope = {"type": "http", "method": "GET", "path": "/api/changes", "headers": [(b"host", b"localhost")]}
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/api/changes", "headers": []}
+    scope["client"] = ("127.0.0.1", 1)
     async with World(top) as world:
         app = world.runtime.dashboard()
         streaming = asyncio.ensure_future(app(dict(scope), receive, send))
