@@ -89,6 +89,15 @@ class Feature:
         Of a tree that is cancelled this comes run by run, leaves first, in slices: entries may have come between.
         """
 
+    @property
+    def keeps_ended_runs(self) -> bool:
+        """Something here names runs that have ended: it is asked by `runs_deleted` what of that goes with them."""
+        return False
+
+    def runs_deleted(self, run_ids: Iterable[str]) -> Iterable[Entry]:
+        """These runs, which have ended, are about to be deleted; what is given goes into the same entry."""
+        return ()
+
     def ended_elsewhere(self, watcher: Run, row: RunRow) -> None:
         """A run that another replica owned has ended, and `watcher`, which is ours, is told: it is its parent, or
         watches it (`RunWatched`). It may be told twice. Called within an act."""
@@ -222,6 +231,13 @@ class Features:
         if owners:
             entries.append(ItemsDropped(owners))
         return entries
+
+    @property
+    def keep_ended_runs(self) -> bool:
+        return any(feature.keeps_ended_runs for feature in self._all)
+
+    def runs_deleted(self, run_ids: list[str]) -> list[Entry]:
+        return [entry for feature in self._all for entry in feature.runs_deleted(run_ids)]
 
     def ended_elsewhere(self, watcher: Run, row: RunRow) -> None:
         for feature in self._all:

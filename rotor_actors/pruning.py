@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from rotor_actors.engine import Engine
@@ -49,7 +51,11 @@ class Pruning:
             ns = await ports.reader.call(lambda: ports.store.tree_numbers(root.root_n, RUNS_PER_ENTRY))
             if not ns:
                 return count
-            engine.journal.append(RunsDeleted(ns))
+            rows = await ports.reader.call(partial(ports.store.rows, ns)) if engine.features.keep_ended_runs else []
+            with engine.journal.one_act():
+                engine.journal.append(RunsDeleted(ns))
+                for entry in engine.features.runs_deleted([row.run_id for row in rows]):
+                    engine.journal.append(entry)
             count += len(ns)
 
     async def tree_size(self, root: RunRow) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -138,6 +138,14 @@ class Arriving(Feature):
             self._kernel.journal.append(ItemsExpired(ONCE_SPACE, now))
         return ItemPut(ItemRow(ONCE_SPACE, name, msgspec.msgpack.encode(run_id), due=due))
 
+    @property
+    def keeps_ended_runs(self) -> bool:
+        return bool(self._once)
+
+    def runs_deleted(self, run_ids: Iterable[str]) -> list[ItemDropped]:
+        """A key whose run is gone is free again: else a start would give the handle of nothing."""
+        return [ItemDropped(ONCE_SPACE, name) for run_id in run_ids for name in self._once.forget(run_id)]
+
     # Many replicas
 
     @property
@@ -255,8 +263,12 @@ class Once:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, float]] = {}
+        self._of_run: dict[str, set[str]] = {}
         self._dues: list[tuple[float, str]] = []
         self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def find(self, name: str, now: float) -> str | None:
         known = self._known.get(name)
@@ -264,13 +276,30 @@ class Once:
 
     def remember(self, name: str, run_id: str, due: float, now: float) -> int:
         """Remember a key until `due`, forget those that are over; gives how many were ever remembered."""
+        self._drop(name)
         self._known[name] = (run_id, due)
+        self._of_run.setdefault(run_id, set()).add(name)
         heapq.heappush(self._dues, (due, name))
         while self._dues[0][0] <= now:
             over = heapq.heappop(self._dues)
             if self._known.get(over[1], ("", 0.0))[1] == over[0]:
-                del self._known[over[1]]
+                self._drop(over[1])
             if not self._dues:
                 break
         self._count += 1
         return self._count
+
+    def forget(self, run_id: str) -> list[str]:
+        """Forget the keys of a run; gives them."""
+        names = sorted(self._of_run.get(run_id, ()))
+        for name in names:
+            self._drop(name)
+        return names
+
+    def _drop(self, name: str) -> None:
+        known = self._known.pop(name, None)
+        if known is not None:
+            names = self._of_run[known[0]]
+            names.discard(name)
+            if not names:
+                del self._of_run[known[0]]

@@ -27,6 +27,7 @@ from rotor_actors.errors import (
     InvokeTargetError,
     PayloadError,
     RunSkippedError,
+    StoreError,
     WorkflowCancelledError,
     WorkflowFailedError,
 )
@@ -363,6 +364,50 @@ async def test_an_event_with_a_known_key_starts_nothing() -> None:
         first = await world.runtime.send(Event("note.written", {"user": "a", "text": "one"}))
         second = await world.runtime.send(Event("note.written", {"user": "a", "text": "two"}))
         assert (len(first), second) == (1, [])
+
+
+async def test_the_key_of_a_deleted_run_is_free_again_and_crashes_keep_both_or_neither() -> None:
+    seen: list[str] = []
+    note = noting(seen, idempotency=Idempotency("data.user", period="30d"))
+    async with World(note) as world:
+        for text in ("one", "two"):
+            handle = await world.runtime.start(note, Note("a", text))
+            assert await world.result(handle) == text
+            assert await world.runtime.delete(handle.run_id) == 1
+        handle = await world.runtime.start(note, Note("a", "three"))
+        assert await world.result(handle) == "three"
+        await world.reopen()
+        assert (await world.runtime.start(note, Note("a", "four"))).run_id == handle.run_id
+        world.store.entries_left = 0
+        with pytest.raises(StoreError):
+            await world.runtime.delete(handle.run_id)
+        await world.reopen()
+        assert await world.execute(note, Note("a", "five")) == "three", "neither is gone"
+        assert await world.runtime.delete(handle.run_id) == 1
+        await world.reopen()
+        assert await world.execute(note, Note("a", "six")) == "six", "both are gone"
+    assert seen == ["one", "two", "three", "six"]
+
+
+async def test_pruning_frees_keys_too_and_those_of_a_singleton_that_ran_below_another_run() -> None:
+    @workflow(id="only", singleton=Singleton(), idempotency=Idempotency("data.user", period="30d"))
+    async def only(ctx: Context, note: Note) -> str:
+        await ctx.step.sleep("a while", "1m")
+        return note.text
+
+    @workflow(id="above")
+    async def above(ctx: Context) -> str:
+        return (await ctx.step.invoke("only", workflow=only, data=Note("a", "child"), timeout="1h")).result
+
+    async with World(only, above) as world:
+        root = await world.runtime.start(above)
+        await world.clock.advance("1s")
+        rival = await world.runtime.start(only, Note("b", "the child's"))
+        assert await world.result(rival) == "child"
+        await world.result(root)
+        await world.clock.advance("1h")
+        assert (await world.runtime.prune(older_than="1m")).runs == 2
+        assert await world.execute(only, Note("b", "its own")) == "its own"
 
 
 # After the end
