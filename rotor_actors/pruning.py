@@ -7,12 +7,21 @@ from functools import partial
 import msgspec
 
 from rotor_actors.engine import Engine
-from rotor_actors.records import RunRow, RunsDeleted, RunStatus
-from rotor_actors.stores.base import EndedRootsQuery
+from rotor_actors.records import ItemDropped, ItemPut, ItemRow, RunRow, RunsDeleted, RunStatus
+from rotor_actors.stores.base import EndedRootsQuery, StoreReader
 
 RUNS_PER_ENTRY = 500
 TREES_PER_LOOK = 50
 PAGES_PER_CALL = 1_000
+
+
+DELETING = "deleting"
+"""The space of items that name trees of which a part is gone, by the id of their root."""
+
+
+def is_half_deleted(store: StoreReader, run: RunRow) -> bool:
+    """Is the deletion of its tree under way, or was it cut off by a crash?"""
+    return store.item(DELETING, run.root_run_id) is not None
 
 
 class PruneReport(msgspec.Struct):
@@ -42,17 +51,24 @@ class Pruning:
         """Delete a tree that has ended, children before their parents; gives how many runs it had.
 
         Each entry takes a slice of it: a tree of a million does not keep commits waiting. A crash in between leaves
-        its upper part, which can be deleted again. It is durable when this returns.
+        its upper part, which can be deleted again; until then an item says so. It is durable when this returns.
         """
         engine, count = self._engine, 0
-        ports = engine.ports
+        ports, key = engine.ports, root.root_run_id
+        is_marked = await ports.reader.call(partial(is_half_deleted, ports.store, root))
         while True:
             await engine.journal.durable(engine.journal.last_seq)
-            ns = await ports.reader.call(lambda: ports.store.tree_numbers(root.root_n, RUNS_PER_ENTRY))
+            found = await ports.reader.call(partial(ports.store.tree_numbers, root.root_n, RUNS_PER_ENTRY + 1))
+            ns, is_last = found[:RUNS_PER_ENTRY], len(found) <= RUNS_PER_ENTRY
             if not ns:
                 return count
             rows = await ports.reader.call(partial(ports.store.rows, ns)) if engine.features.keep_ended_runs else []
             with engine.journal.one_act():
+                if is_last and is_marked:
+                    engine.journal.append(ItemDropped(DELETING, key))
+                elif not is_last and not is_marked:
+                    engine.journal.append(ItemPut(ItemRow(DELETING, key)))
+                is_marked = not is_last
                 engine.journal.append(RunsDeleted(ns))
                 for entry in engine.features.runs_deleted([row.run_id for row in rows]):
                     engine.journal.append(entry)

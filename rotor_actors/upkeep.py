@@ -17,7 +17,7 @@ from rotor_actors.handle import RunHandle
 from rotor_actors.ids import checked_run_id
 from rotor_actors.kernel import Started
 from rotor_actors.messages import AttemptDue
-from rotor_actors.pruning import PruneReport, Pruning
+from rotor_actors.pruning import PruneReport, Pruning, is_half_deleted
 from rotor_actors.records import EventNote, RunCreated, RunFlag, RunRow, RunStatus, StepRecorded, StepRow
 from rotor_actors.replicas.asking import Asker
 from rotor_actors.replicas.forwarding import StartNote
@@ -133,6 +133,7 @@ class Upkeep(Starting):
         async with engine.claims.hold(row.root_run_id):
             await self._cleaned_up(engine, run_id)
             row = await self._row(run_id)
+            await self._check_whole(row, "resumed")
             check_resumable(row)
             self._workflow_of(engine, row, "resume")
             parent = None if row.parent_n is None else await self._row_of(row.parent_n)
@@ -182,8 +183,8 @@ class Upkeep(Starting):
 
         Raises:
             RunNotFoundError: no run has this id.
-            RunStatusError: no such step is recorded (those that are, are named), too much is, or its workflow is not
-                registered.
+            RunStatusError: no such step is recorded (those that are, are named), too much is, its workflow is not
+                registered, or a part of its tree is deleted already.
             RunExistsError: another run has the id `new_run_id`.
 
         Durable when it returns.
@@ -191,7 +192,10 @@ class Upkeep(Starting):
         engine = self._accepting()
         row = await self._row(run_id)
         workflow = self._workflow_of(engine, row, "fork")
-        memo = await self._memo_before(row, from_step, use)
+        async with engine.claims.hold(row.root_run_id):  # nobody deletes it meanwhile
+            row = await self._row(run_id)
+            await self._check_whole(row, "forked")
+            memo = await self._memo_before(row, from_step, use)
         chosen = engine.ports.ids.new_run_id(engine.now()) if new_run_id is None else checked_run_id(new_run_id)
         async with engine.claims.hold(chosen):
             if await self._find(engine, chosen) is not None:
@@ -199,6 +203,13 @@ class Upkeep(Starting):
             self._accepting()
             await engine.journal.durable(self._start_fork(engine, row, workflow, memo, chosen).seen_seq)
         return RunHandle(self, chosen)
+
+    async def _check_whole(self, row: RunRow, done: str) -> None:
+        if await self._read(lambda store: is_half_deleted(store, row)):
+            raise RunStatusError(
+                f"run {row.run_id} cannot be {done}: a part of its tree is deleted already; delete run "
+                f"{row.root_run_id} once more, and the rest goes, too", run_id=row.run_id, status=row.status.value,
+            )  # fmt: skip
 
     async def _memo_before(self, row: RunRow, from_step: str, use: int) -> list[StepRow]:
         if isinstance(use, bool) or not isinstance(use, int) or use < 1:  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from kit import FragileStore, World
@@ -20,10 +21,23 @@ from rotor_actors.errors import (
     StoreFullError,
     WorkflowFailedError,
 )
-from rotor_actors.records import Entry, ItemPut, ItemRow, Kind, RunCreated, RunRow, RunsDeleted, StepRecorded, StepRow
+from rotor_actors.executor import InlineExecutor
+from rotor_actors.records import (
+    Entry,
+    ItemPut,
+    ItemRow,
+    Kind,
+    RunCreated,
+    RunRow,
+    RunsDeleted,
+    StepRecorded,
+    StepRow,
+)
 from rotor_actors.stores.base import EndedRootsQuery, ItemQuery, Store
 
 pytestmark = pytest.mark.asyncio
+
+T = TypeVar("T")
 
 calls: Counter[str] = Counter()
 
@@ -348,6 +362,61 @@ async def test_a_crash_within_the_deletion_of_a_tree_leaves_its_upper_part_to_be
                 assert (await world.runtime.info("r")).status is RunStatus.COMPLETED
                 assert await world.runtime.delete("r") == 7 - 3 * position
                 assert await world.runtime.runs() == []
+
+
+class SlowFor(InlineExecutor):
+    """Between two reads of one task all others have many turns."""
+
+    task: asyncio.Task[Any] | None = None
+
+    async def call(self, function: Callable[[], T]) -> T:
+        if asyncio.current_task() is self.task:
+            for _ in range(200):
+                await asyncio.sleep(0)
+        return await super().call(function)
+
+
+async def test_a_fork_beside_the_deletion_of_its_origin_is_whole_or_refused() -> None:
+    executor = SlowFor()
+    async with World(*ALL, executor=lambda name: executor) as world:
+        for reads_before in range(6):
+            name = f"r{reads_before}"
+            origin = await world.execute(steps, name, run_id=name)
+            executor.task = forking = asyncio.ensure_future(world.runtime.fork(name, from_step="b", use=2))
+            for _ in range(200 * reads_before + 100):
+                await asyncio.sleep(0)
+            assert await world.runtime.delete(name) == 2
+            try:
+                fork = await forking
+            except RunNotFoundError:
+                assert reads_before < 3
+            else:
+                assert (await world.result(fork))[:4] == origin[:4], "all before the step, and no more"
+
+
+@pytest.mark.parametrize("size", [1, 2])
+async def test_what_a_crash_has_left_of_a_deleted_tree_is_neither_forked_nor_resumed(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rotor_actors import pruning
+
+    monkeypatch.setattr(pruning, "RUNS_PER_ENTRY", size)
+    async with World(*ALL) as world:
+        await world.execute(steps, "x", run_id="r")
+        await world.settle()
+        world.store.entries_left = 1
+        deleting = asyncio.ensure_future(world.runtime.delete("r"))
+        await asyncio.wait([deleting])
+        await world.reopen()
+        if size == 1:
+            assert isinstance(deleting.exception(), StoreError)
+            for again in (world.runtime.fork("r", from_step="b"), world.runtime.resume("r")):
+                with pytest.raises(RunStatusError, match="its tree is deleted already; delete run r once more"):
+                    await again
+            assert await world.runtime.delete("r") == 1
+            await world.reopen()
+        assert world.store.items(ItemQuery(pruning.DELETING)) == []
+        assert await world.execute(steps, "y", run_id="r") == ["y", "a 2", "child 2", "b 3", "b 4"]
 
 
 # The stores
