@@ -14,7 +14,7 @@ from rotor_actors.workflows import Workflow
 
 if TYPE_CHECKING:
     from rotor_actors.dashboard import Auth, Dashboard, Exposition, Redact
-    from rotor_actors.dashboard.actions import Action, AuditEntry, Done
+    from rotor_actors.dashboard.actions import Action, AuditEntry
     from rotor_actors.dashboard.window import ServiceJson, Window
 
 AUDIT = "audit"
@@ -101,9 +101,11 @@ class Showing(Introspection):
             record=self._record,
         )
 
-    def _action(self, verb: str, said: Callable[[Any], Done]) -> Action:
+    def _action(self, verb: str, said: Callable[[Any], tuple[str, str]]) -> Action:
+        from rotor_actors.dashboard.actions import Done
+
         async def action(arguments: Mapping[str, Any]) -> Done:
-            return said(await self.perform(verb, arguments))
+            return Done(*said(await self.perform(verb, arguments)))
 
         return action
 
@@ -117,44 +119,23 @@ class Showing(Introspection):
         return self.perform("audit", {"entry": msgspec.to_builtins(entry)})
 
 
-def _cancelled(report: Any) -> Done:
-    from rotor_actors.dashboard.actions import Done
-
+def _cancelled(report: Any) -> tuple[str, str]:
     if not report["cancelled"]:
-        return Done("It had ended already; nothing was changed.")
+        return "It had ended already; nothing was changed.", ""
     stuck = f" {len(report['stuck'])} would not end and were abandoned." if report["stuck"] else ""
-    return Done(f"Cancelled {len(report['cancelled'])} runs in {report['seconds']:.2f} s.{stuck}")
+    return f"Cancelled {len(report['cancelled'])} runs in {report['seconds']:.2f} s.{stuck}", ""
 
 
-def _resumed(run_id: Any) -> Done:
-    from rotor_actors.dashboard.actions import Done
-
-    return Done("It goes on.", run_id)
+def _started(run_id: Any) -> tuple[str, str]:
+    return f"Started as {run_id}.", run_id
 
 
-def _restarted(run_id: Any) -> Done:
-    from rotor_actors.dashboard.actions import Done
-
-    return Done(f"Started as {run_id}.", run_id)
-
-
-def _sent(run_ids: Any) -> Done:
-    from rotor_actors.dashboard.actions import Done
-
-    return Done(f"Sent; it started {len(run_ids)} runs.", run_ids[0] if len(run_ids) == 1 else "")
-
-
-def _signalled(_: Any) -> Done:
-    from rotor_actors.dashboard.actions import Done
-
-    return Done("Signalled.")
-
-
-_SAID: Mapping[str, Callable[[Any], Done]] = {
+# What is said of an action when it is done, and the run to go to.
+_SAID: Mapping[str, Callable[[Any], tuple[str, str]]] = {
     "cancel": _cancelled,
-    "resume": _resumed,
-    "restart": _restarted,
-    "fork": _restarted,
-    "send": _sent,
-    "signal": _signalled,
+    "resume": lambda run_id: ("It goes on.", run_id),
+    "restart": _started,
+    "fork": _started,
+    "send": lambda run_ids: (f"Sent; it started {len(run_ids)} runs.", run_ids[0] if len(run_ids) == 1 else ""),
+    "signal": lambda _: ("Signalled.", ""),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -274,11 +274,8 @@ class Upkeep(Starting):
     ) -> BulkReport:
         """`restart` each top-level run that the filters choose (see `runs`), newest first; say what with `dry_run`."""
         report = await self._choose(status, workflow, since, until, error, limit)
-        for run_id in () if dry_run else list(report.run_ids):
-            try:
-                report.started.append((await self.restart(run_id)).run_id)
-            except (RunStatusError, RunNotFoundError) as refused:  # the latter: deleted since it was chosen
-                _skip(report, run_id, refused)
+        if not dry_run:
+            report.started = await self._each(report, self.restart)
         return report
 
     async def resume_all(
@@ -294,12 +291,19 @@ class Upkeep(Starting):
     ) -> BulkReport:
         """`resume` each top-level run that the filters choose (see `runs`), newest first; say what with `dry_run`."""
         report = await self._choose(status, workflow, since, until, error, limit)
-        for run_id in () if dry_run else list(report.run_ids):
+        if not dry_run:
+            await self._each(report, self.resume)
+        return report
+
+    async def _each(self, report: BulkReport, act: Callable[[str], Awaitable[RunHandle[Any]]]) -> list[str]:
+        """Act on each run that was chosen; gives the ids of those that go on now. What is refused is skipped."""
+        going: list[str] = []
+        for run_id in tuple(report.run_ids):
             try:
-                await self.resume(run_id)
+                going.append((await act(run_id)).run_id)
             except (RunStatusError, RunNotFoundError) as refused:  # the latter: deleted since it was chosen
                 _skip(report, run_id, refused)
-        return report
+        return going
 
     async def _choose(
         self,
