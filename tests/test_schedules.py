@@ -96,6 +96,73 @@ async def test_times_in_a_zone_over_a_change_of_its_clocks(expression: str, star
     assert found == expected
 
 
+OVER_CHANGES: dict[str, tuple[str, str, str, list[str]]] = {
+    # Skipped: right after the gap, and once, however many times fall into it.
+    "New York, skipped": (
+        "30 2 * * *", "America/New_York", "2024-03-09 12:00", ["03-10T03:00-04:00", "03-11T02:30-04:00"]),
+    "Berlin, two times in one gap": (
+        "0,30 2 * * *", "Europe/Berlin", "2024-03-30 12:00", ["03-31T03:00+02:00", "04-01T02:00+02:00"]),
+    "Berlin, skipped on its only day": (
+        "30 2 31 3 *", "Europe/Berlin", "2024-03-30 12:00", ["03-31T03:00+02:00", "03-31T02:30+02:00"]),
+    "Lord Howe, skipped by half an hour": (
+        "15 2 * * *", "Australia/Lord_Howe", "2024-10-05 03:00", ["10-06T02:30+11:00", "10-07T02:15+11:00"]),
+    "Lord Howe, beside the gap": (
+        "30 2 * * *", "Australia/Lord_Howe", "2024-10-05 03:00", ["10-06T02:30+11:00", "10-07T02:30+11:00"]),
+    "Sao Paulo, midnight was skipped": (
+        "0 0 * * *", "America/Sao_Paulo", "2018-11-03 12:00", ["11-04T01:00-02:00", "11-05T00:00-02:00"]),
+    "Sao Paulo, a Sunday without midnight": (
+        "0 0 * * 0", "America/Sao_Paulo", "2018-11-01 12:00", ["11-04T01:00-02:00", "11-11T00:00-02:00"]),
+    "Apia, a whole day was skipped": (
+        "0 12 * * *", "Pacific/Apia", "2011-12-29 06:00", ["12-29T12:00-10:00", "12-31T00:00+14:00", "12-31T12:00+14:00"]),
+    # Twice: at the first turn.
+    "New York, twice": (
+        "30 1 * * *", "America/New_York", "2024-11-02 12:00", ["11-03T01:30-04:00", "11-04T01:30-05:00"]),
+    "Lord Howe, twice within half an hour": (
+        "45 1 * * *", "Australia/Lord_Howe", "2024-04-06 12:00", ["04-07T01:45+11:00", "04-08T01:45+10:30"]),
+    "Sao Paulo, twice before midnight": (
+        "30 23 * * *", "America/Sao_Paulo", "2019-02-16 12:00", ["02-16T23:30-02:00", "02-17T23:30-03:00"]),
+    # Every so many minutes or hours: at each turn.
+    "New York, half-hourly, back": (
+        "*/30 * * * *", "America/New_York", "2024-11-03 00:30",
+        ["11-03T01:00-04:00", "11-03T01:30-04:00", "11-03T01:00-05:00", "11-03T01:30-05:00", "11-03T02:00-05:00"]),
+    "Lord Howe, quarterly, on": (
+        "*/15 * * * *", "Australia/Lord_Howe", "2024-10-06 01:30",
+        ["10-06T01:45+10:30", "10-06T02:30+11:00", "10-06T02:45+11:00", "10-06T03:00+11:00"]),
+    "Lord Howe, quarterly, back": (
+        "*/15 * * * *", "Australia/Lord_Howe", "2024-04-07 01:15",
+        ["04-07T01:30+11:00", "04-07T01:45+11:00", "04-07T01:30+10:30", "04-07T01:45+10:30", "04-07T02:00+10:30"]),
+    "Lord Howe, hourly, back": (
+        "0 * * * *", "Australia/Lord_Howe", "2024-04-07 00:30", ["04-07T01:00+11:00", "04-07T02:00+10:30"]),
+    "Sao Paulo, hourly, back": (
+        "30 * * * *", "America/Sao_Paulo", "2019-02-16 23:00",
+        ["02-16T23:30-02:00", "02-16T23:30-03:00", "02-17T00:30-03:00"]),
+    "UTC": ("30 2 * * *", "UTC", "2024-03-30 12:00", ["03-31T02:30+00:00", "04-01T02:30+00:00"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OVER_CHANGES)
+async def test_changes_of_the_clocks_all_over_the_world(name: str) -> None:
+    expression, zone, start, expected = OVER_CHANGES[name]
+    schedule, time = cron(expression, timezone=zone), at(start, ZoneInfo(zone))
+    found: list[str] = []
+    for _ in expected:
+        time = next_time(schedule, time)
+        text = datetime.fromtimestamp(time, ZoneInfo(zone)).isoformat()
+        found.append(text[5:16] + text[19:])
+    assert found == expected
+
+
+async def test_runs_are_started_over_a_change_that_is_half_an_hour_each_time_once() -> None:
+    tick = scheduled("*/15 1 * * *", timezone="Australia/Lord_Howe")
+    async with a_world(tick, start="2024-04-06 13:00") as world:
+        await world.clock.advance("90m")  # into the half hour that comes twice
+        await world.reopen()
+        await world.clock.advance("23h")
+        times = await started(world)
+    assert times == sorted(set(times))
+    assert times[:6] == [f"2024-04-06 {time}" for time in ("14:00", "14:15", "14:30", "14:45", "15:00", "15:15")]
+
+
 @pytest.mark.parametrize("expression", ["30 2 * * *", "*/20 * * * *", "0 * * * *", "0 2 * * *", "15 1-3 * * *"])
 @pytest.mark.parametrize(
     ("day", "zone"),
