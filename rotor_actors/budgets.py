@@ -33,6 +33,7 @@ from rotor_actors.records import (
     Outcome,
     OutcomeStatus,
     RunFlag,
+    RunRow,
     StepRow,
     Together,
 )
@@ -141,6 +142,14 @@ class Budgets(StepFeature):
         own.record.limits = narrowed(own.record.limits, limits_of(budget, run.row.created_at))
         self._kernel.append(run, _item(own))
         self._arm(own)
+
+    def item_for(self, row: RunRow, workflow: Workflow[Any, Any], budget: Budget) -> ItemPut:
+        """What `give` is going to append for the run of this row, which is not there yet."""
+        limits = limits_of(budget, row.created_at)
+        if workflow.budget is not None:
+            limits = narrowed(limits_of(workflow.budget, row.created_at), limits)
+        record = BudgetRecord(row.n, row.run_id, row.workflow_id, row.depth, limits, None, row.created_at)
+        return _item(BudgetNode(record, None, row.n))
 
     def adopt(self, run: Run, budget: BudgetNode) -> None:
         """A run that was started, not invoked, lives by the budget of who started it, too."""

@@ -14,8 +14,9 @@ from rotor_actors.features import StepFeature
 from rotor_actors.ids import child_run_id
 from rotor_actors.kernel import Kernel
 from rotor_actors.messages import Known, Pending
-from rotor_actors.records import Kind, Outcome, OutcomeStatus, RunCreated, RunFlag, RunRow, RunStatus, StepRow
+from rotor_actors.records import Entry, Kind, Outcome, OutcomeStatus, RunCreated, RunFlag, RunRow, RunStatus, StepRow
 from rotor_actors.replicas.forwarding import Forwarding
+from rotor_actors.roots import left_to_others, start_root_as
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_specs import StartSpec
@@ -61,9 +62,35 @@ class Detached(StepFeature):
             if error is not None:
                 self._record(run, pending, OutcomeStatus.FAILED, kernel.encode_error(error))
                 return
+        row = self._row(run, pending, workflow, run_id)
+        if self._forwarding is not None and self._forwarding.is_needed(workflow):
+            self._forwarding.start_for(run, pending, row, is_chosen=spec.run_id is not None)
+            return
+        if workflow.rules is not None:
+            self._start_by_rules(run, pending, workflow, row)
+            return
+        if self._goes_elsewhere(run, workflow):
+            left = left_to_others(row)
+            self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id), *left.entries)
+            return
+        with kernel.journal.one_act():
+            self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id), RunCreated(row))
+            started = kernel.create(row, workflow, None, run.context)
+            if run.budget is not None:
+                self._budgets.adopt(started, run.budget)
+        started.seen_seq = kernel.journal.last_seq
+
+    def _goes_elsewhere(self, run: Run, workflow: Workflow[Any, Any]) -> bool:
+        sharing = self._kernel.sharing
+        if sharing is None or run.budget is not None or workflow.budget is not None:
+            return False
+        return sharing.leaves_to_others(None)
+
+    def _row(self, run: Run, pending: Pending, workflow: Workflow[Any, Any], run_id: str) -> RunRow:
+        kernel, spec = self._kernel, pending.spec
         now, n = kernel.now(), kernel.tree.next_n()
         is_queued = kernel.admission.is_full_up
-        row = RunRow(
+        return RunRow(
             n=n,
             run_id=run_id,
             workflow_id=spec.workflow_id,
@@ -79,18 +106,6 @@ class Detached(StepFeature):
             attempt_at=None if is_queued else now,
             flags=RunFlag.STARTED,
         )
-        if self._forwarding is not None and self._forwarding.is_needed(workflow):
-            self._forwarding.start_for(run, pending, row, is_chosen=spec.run_id is not None)
-            return
-        if workflow.rules is not None:
-            self._start_by_rules(run, pending, workflow, row)
-            return
-        with kernel.journal.one_act():
-            self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id), RunCreated(row))
-            started = kernel.create(row, workflow, None, run.context)
-            if run.budget is not None:
-                self._budgets.adopt(started, run.budget)
-        started.seen_seq = kernel.journal.last_seq
 
     def _start_by_rules(self, run: Run, pending: Pending, workflow: Workflow[Any, Any], row: RunRow) -> None:
         """What becomes of it is the rules' to say: a run that waits in line, or the one that is there already."""
@@ -107,12 +122,9 @@ class Detached(StepFeature):
             if not run.is_doomed:  # a singleton may have replaced the very run that starts it
                 self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(started.run_id))
 
-    def _record(
-        self, run: Run, pending: Pending, status: OutcomeStatus, blob: bytes, created: RunCreated | None = None
-    ) -> None:
+    def _record(self, run: Run, pending: Pending, status: OutcomeStatus, blob: bytes, *also: Entry) -> None:
         kernel = self._kernel
         row = StepRow(run.row.n, kernel.now(), Kind.START, pending.key, pending.step_id, pending.target, status, blob)
-        also = () if created is None else (created,)
         kernel.record_outcome(run, row, Outcome(status, blob), *also)
 
     # Under an id of the caller's choice
@@ -128,6 +140,9 @@ class Detached(StepFeature):
                     return
             if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
                 return
+            if existing is None and kernel.sharing is not None and not self._has_rules(pending.spec):
+                await self._start_unless_taken(run, actor, pending, run_id)
+                return
             if existing is None:
                 self._start(run, pending, run_id)
             elif self._is_same(existing, pending.spec):
@@ -137,6 +152,47 @@ class Detached(StepFeature):
             kernel.queue(run)
             with suppress(StoreError):
                 await kernel.journal.durable(kernel.journal.last_seq)
+
+    def _has_rules(self, spec: StartSpec) -> bool:
+        workflow = self._kernel.registry.get(spec.workflow_id)
+        return workflow is not None and workflow.rules is not None
+
+    async def _start_unless_taken(self, run: Run, actor: RunActor, pending: Pending, run_id: str) -> None:
+        """Other replicas may choose the same id in this moment: the database says who was first. The outcome comes
+        with an entry of its own: a replay that does not find it finds the run, which is the same."""
+        kernel = self._kernel
+        workflow = kernel.registry.get(pending.spec.workflow_id)
+        assert workflow is not None
+        error = None if run.budget is None else run.budget.refusal(f"{run.where}: step {pending.step_id!r}", None)
+        if error is not None:
+            self._record(run, pending, OutcomeStatus.FAILED, kernel.encode_error(error))
+            kernel.queue(run)
+            return
+        row, budget = self._row(run, pending, workflow, run_id), run.budget
+
+        def wanted() -> bool:
+            return not run.is_doomed and run.actor is actor and actor.waits_for(pending)
+
+        def begun(started: Run) -> None:
+            if budget is not None:
+                self._budgets.adopt(started, budget)
+            if wanted():
+                self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id))
+
+        with actor.busy():
+            try:
+                is_ours = await start_root_as(kernel, row, workflow, run.context, then=begun)
+                existing = None if is_ours else await self._find(run_id)
+            except StoreError as failure:
+                kernel.journal.fail(failure)
+                return
+            if existing is not None and wanted():
+                if self._is_same(existing, pending.spec):
+                    self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id))
+                else:
+                    self._refuse(run, pending, existing)
+        kernel.queue(run)
+        kernel.journal.kick()
 
     async def _find(self, run_id: str) -> RunRow | None:
         kernel = self._kernel

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from rotor_actors.budgets import Budgets
+from rotor_actors.cancellation import Cancellation
 from rotor_actors.errors import RunExistsError, RunSkippedError, StoreError
 from rotor_actors.finishing import Finishing
 from rotor_actors.flow.creating import create_with_ticket
@@ -30,6 +31,7 @@ from rotor_actors.records import (
     StepRow,
     Together,
 )
+from rotor_actors.roots import left_to_others
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
 from rotor_actors.step_specs import InvokeSpec
@@ -85,12 +87,39 @@ class Invoking:
                 self._budgets.give(child, spec.budget)
 
     def _create(self, run: Run, pending: Pending, generation: int, run_id: str, workflow: Workflow[Any, Any]) -> Run:
-        kernel, parent, spec = self._kernel, run.row, pending.spec
+        kernel, spec = self._kernel, pending.spec
         ticket: Ticket | None = spec.ticket
-        now = kernel.now()
-        n = kernel.tree.next_n()
-        row = RunRow(
-            n=n,
+        row = self._row(run, pending, generation, run_id, workflow)
+        if ticket is not None:
+            child = create_with_ticket(kernel, self._finishing, row, workflow, ticket, parent=run, context=run.context)
+        elif self._goes_elsewhere(run, spec, workflow):
+            entry = left_to_others(row)
+            kernel.append(run, entry)
+            child = self._stub(row, run)
+        else:
+            seq = kernel.append(run, RunCreated(row))
+            child = kernel.create(row, workflow, run, run.context)
+            child.seen_seq = seq
+        kernel.progressed(run)
+        self._await(run, pending.key, child)
+        return child
+
+    def _goes_elsewhere(self, run: Run, spec: InvokeSpec, workflow: Workflow[Any, Any]) -> bool:
+        """Whoever lives by a budget stays with it: what is spent is counted in memory."""
+        sharing = self._kernel.sharing
+        if sharing is None or run.budget is not None or spec.budget is not None or workflow.budget is not None:
+            return False
+        return sharing.leaves_to_others(spec.placement)
+
+    def _stub(self, row: RunRow, run: Run) -> Run:
+        assert self._finishing.remote is not None
+        own_row: RunRow = row.copy()
+        return self._finishing.remote.stub(own_row, run)
+
+    def _row(self, run: Run, pending: Pending, generation: int, run_id: str, workflow: Workflow[Any, Any]) -> RunRow:
+        parent, spec, now = run.row, pending.spec, self._kernel.now()
+        return RunRow(
+            n=self._kernel.tree.next_n(),
             run_id=run_id,
             workflow_id=spec.workflow_id,
             root_n=parent.root_n,
@@ -111,16 +140,6 @@ class Invoking:
             attempt_at=now,
             flags=RunFlag.ABANDON if spec.abandon else 0,
         )
-        if ticket is None:
-            seq = kernel.append(run, RunCreated(row))
-            kernel.progressed(run)
-            child = kernel.create(row, workflow, run, run.context)
-            child.seen_seq = seq
-        else:
-            child = create_with_ticket(kernel, self._finishing, row, workflow, ticket, parent=run, context=run.context)
-            kernel.progressed(run)
-        self._await(run, pending.key, child)
-        return child
 
     def _meets_another(self, run: Run, pending: Pending, ticket: Ticket) -> bool:
         """Say whether the child is a singleton's that may not be spawned now; the step fails, then."""
@@ -163,11 +182,64 @@ class Invoking:
                 return
             if taken:
                 self._refuse(run, pending, run_id)
+            elif kernel.sharing is not None and pending.spec.ticket is None:
+                await self._spawn_unless_taken(run, actor, pending, generation, run_id)
+                return
             else:
                 self._spawn(run, pending, generation, run_id)
             kernel.queue(run)
             with suppress(StoreError):  # all who wait are told
                 await kernel.journal.durable(kernel.journal.last_seq)
+
+    async def _spawn_unless_taken(
+        self, run: Run, actor: RunActor, pending: Pending, generation: int, run_id: str
+    ) -> None:
+        """Other replicas may choose the same id in this moment: the database says who was first."""
+        kernel, spec = self._kernel, pending.spec
+        workflow = kernel.registry.get(spec.workflow_id)
+        assert workflow is not None
+        refusal = None if run.budget is None else run.budget.refusal(
+            f"{run.where}: step {pending.step_id!r}", run.row.depth + 1
+        )  # fmt: skip
+        if refusal is not None:
+            self._record(run, pending, OutcomeStatus.FAILED, "", kernel.encode_error(refusal))
+            kernel.queue(run)
+            return
+        row = self._row(run, pending, generation, run_id, workflow)
+        created = RunCreated(row)
+
+        def spawned() -> None:
+            with kernel.journal.one_act():
+                child = kernel.create(row, workflow, run, run.context)
+                child.seen_seq = created.seq
+                run.seen_seq = max(run.seen_seq, created.seq)
+                if spec.budget is not None:
+                    self._budgets.give(child, spec.budget)
+            self._received(run, actor, pending, child)
+
+        with actor.busy():
+            try:
+                is_ours = await kernel.journal.attempt([created], spawned)
+            except StoreError:
+                return  # all who wait are told
+        if not is_ours and not run.is_doomed and run.actor is actor and actor.waits_for(pending):
+            self._refuse(run, pending, run_id)
+        kernel.queue(run)
+        kernel.journal.kick()
+
+    def _received(self, run: Run, actor: RunActor, pending: Pending, child: Run) -> None:
+        """The child is there. Its parent may have ended meanwhile, or have left the scope that awaits it."""
+        kernel = self._kernel
+        if run.is_doomed or run.phase is Phase.ENDED:
+            reason = f"its parent ended ({run.row.status.value})"
+            Cancellation(kernel, self._finishing, [child], reason).begin()
+        elif run.actor is actor and not actor.waits_for(pending):
+            run.drop_child(pending.key, child)
+            reason = "the scope that awaited it was cancelled"
+            Cancellation(kernel, self._finishing, [child], reason, withdrawn=child).begin()
+        else:
+            kernel.progressed(run)
+            self._await(run, pending.key, child)
 
     async def _is_taken(self, run_id: str) -> bool:
         kernel = self._kernel

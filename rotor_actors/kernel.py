@@ -48,6 +48,8 @@ from rotor_actors.records import (
 )
 from rotor_actors.registry import Registry
 from rotor_actors.remote_errors import record
+from rotor_actors.replicas.lease import Lease
+from rotor_actors.replicas.room import Room
 from rotor_actors.retention import Retention
 from rotor_actors.run import Phase, Run, UnderWay
 from rotor_actors.run_queue import Fresh, Runnable, RunQueue
@@ -142,7 +144,8 @@ class Kernel(ABC):
         self.observers = ports.observers
         if self.observers:
             self.journal.watch(self._committed, ports.clock.monotonic)
-        self.sharing = Sharing(cast(SharedStore, ports.store), self.journal) if is_shared(ports.store) else None
+        self.sharing: Sharing | None = None
+        self.lease: Lease | None = None
         self.timers = Timers(ports.clock)
         self.threads = Threads()
         self.step_runners: Mapping[str, StepRunner] = ports.step_runners
@@ -150,6 +153,9 @@ class Kernel(ABC):
         self.admission = Admission(options.max_active_runs)
         self.gate = Gate(self)
         self.steps = StepsInFlight()
+        if is_shared(ports.store):
+            room = Room(lambda: self.queue_of_runs.length + self.steps.count, options.spill_above)
+            self.sharing = Sharing(cast(SharedStore, ports.store), self.journal, room)
         self.claims = Claims()
         # Those under way: whoever waits for one gets its report also when the runtime closes before it is done.
         self.cancellations: dict[UnderWay, None] = {}  # in the order in which they began

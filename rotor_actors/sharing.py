@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rotor_actors.journal import Journal
 from rotor_actors.records import MailKind, MailSent
-from rotor_actors.replicas.lease import Lease
+from rotor_actors.replicas.room import Placement, Room
 from rotor_actors.replicas.rounds import Rounds
 from rotor_actors.run import Run
 from rotor_actors.stores.shared import Mail, SharedStore
@@ -38,16 +38,16 @@ class Coordinating(Protocol):
 class Sharing:
     """The engine's side of a `SharedStore`. An engine whose store nobody shares has none (`Kernel.sharing` is None)."""
 
-    def __init__(self, store: SharedStore, journal: Journal) -> None:
+    def __init__(self, store: SharedStore, journal: Journal, room: Room) -> None:
         self.store = store
         self._journal = journal
+        self.room = room
         self.handlers: dict[MailKind, MailHandler] = {}
         self.preparers: dict[MailKind, MailPreparer] = {}
         self.taking_in: set[int] = set()
         """Runs that were claimed and are not in the tree yet: mail for them waits."""
         self.coordinating: list[Coordinating] = []
         self.is_coordinator = False
-        self.lease: Lease | None = None
         self.rounds: list[Rounds] = []
         """What is done when there is a hint, and each second or so."""
         self.others = 0
@@ -56,6 +56,13 @@ class Sharing:
         """It is about to close: nothing is claimed or left to others any more."""
         self.is_undeclared = False
         """A workflow was registered of which the database does not know that we can run it."""
+
+    def leaves_to_others(self, placement: Placement | None) -> bool:
+        """Is a new run for whoever claims it? Without a word of its own only where there is more than enough to do
+        here; never where there is nobody else."""
+        if placement == "local" or not self.others or self.is_draining:
+            return False
+        return placement == "any" or self.room.is_full
 
     def wake(self, *, is_due: bool = False) -> None:
         """There may be mail, or runs to claim. `is_due`: take the time until the next look as over."""

@@ -13,10 +13,11 @@ from rotor_actors.flow.face import FlowFace
 from rotor_actors.handle import RunHandle
 from rotor_actors.ids import checked_run_id
 from rotor_actors.kernel import Started
-from rotor_actors.records import RunRow
+from rotor_actors.records import RunFlag, RunRow
 from rotor_actors.replicas.asking import Asker
 from rotor_actors.replicas.forwarding import StartNote, stored_budget
-from rotor_actors.roots import start_root
+from rotor_actors.replicas.room import Placement
+from rotor_actors.roots import root_row, start_root, start_root_as
 from rotor_actors.step import encode_data, encode_headers
 from rotor_actors.waiting import Waiting
 from rotor_actors.workflows import Workflow
@@ -93,6 +94,9 @@ class Starting(FlowFace, Waiting):
             budget=None if budget is None else stored_budget(budget),
         )  # fmt: skip
         return await forwarding.start(workflow, note)
+    def _leaves_open(self, engine: Engine, workflow: Workflow[Any, Any]) -> bool:
+        """Can other replicas choose the same id in this moment? Starts of workflows with rules all go one way."""
+        return engine.sharing is not None and workflow.rules is None
 
     def _create(
         self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str,
@@ -100,7 +104,8 @@ class Starting(FlowFace, Waiting):
     ) -> Started:  # fmt: skip
         context = contextvars.copy_context()
         with engine.journal.one_act():
-            started = start_root(engine, workflow, data, run_id, headers=headers, context=context)
+            placement: Placement | None = None if budget is None else "local"
+            started = start_root(engine, workflow, data, run_id, headers=headers, context=context, placement=placement)
             run = engine.tree.find(started.run_id)
             if budget is not None and started.is_new and run is not None:
                 engine.budgets.give(run, budget)
@@ -112,14 +117,34 @@ class Starting(FlowFace, Waiting):
     ) -> RunHandle[Any]:  # fmt: skip
         """Start under an id of the caller's choice: of two callers at once, one waits for the other."""
         async with engine.claims.hold(run_id):
-            existing = await self._find(engine, run_id)
-            if existing is not None:
-                self._check_same(engine, existing, workflow, data)
-                return RunHandle(self, run_id)
-            self._accepting()
+            while True:
+                existing = await self._find(engine, run_id)
+                if existing is not None:
+                    self._check_same(engine, existing, workflow, data)
+                    return RunHandle(self, run_id)
+                self._accepting()
+                if not self._leaves_open(engine, workflow):
+                    break
+                if await self._create_as(engine, workflow, data, headers, run_id, budget):
+                    return RunHandle(self, run_id)
             started = await self._decided(engine, workflow, data, headers, run_id, budget, is_chosen=True)
             await engine.journal.durable(started.seq)
         return RunHandle(self, started.run_id)
+
+    async def _create_as(
+        self, engine: Engine, workflow: Workflow[Any, Any], data: bytes, headers: bytes | None, run_id: str,
+        budget: Budget | None,
+    ) -> bool:  # fmt: skip
+        """The database says whether the id is free: of two replicas at once, one is refused."""
+        row = root_row(engine, workflow, data, run_id, headers=headers)
+        context = contextvars.copy_context()
+        if budget is None:
+            return await start_root_as(engine, row, workflow, context)
+        row.flags |= RunFlag.WHOLE
+        given = engine.budgets.item_for(row, workflow, budget)
+        return await start_root_as(
+            engine, row, workflow, context, given, then=lambda run: engine.budgets.give(run, budget)
+        )
 
     def _check_same(self, engine: Engine, row: RunRow, workflow: Workflow[Any, Any], data: bytes) -> None:
         codec = engine.registry.data_codec(workflow)

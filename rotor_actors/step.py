@@ -32,6 +32,7 @@ from rotor_actors.messages import Pending, StepEnded
 from rotor_actors.payload import Codec
 from rotor_actors.records import Kind, Outcome, OutcomeStatus
 from rotor_actors.remote_errors import RecordedError, rebuild
+from rotor_actors.replicas.room import Placement
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.step_specs import (
     SKIPPED,
@@ -255,6 +256,7 @@ class Step(TransactionSteps):
         run_id: str | None = None,
         on_parent_close: Literal["cancel", "abandon"] = "cancel",
         budget: Budget | None = None,
+        placement: Placement | None = None,
     ) -> Invocation[Out]:
         """Run a child workflow and wait for its end.
 
@@ -269,6 +271,9 @@ class Step(TransactionSteps):
             run_id: in place of a derived one.
             on_parent_close: what happens to the child when this run ends before it does.
             budget: what the child may spend, with all that run below it; what it spends counts here, too.
+            placement: with many replicas: `"local"`: the child is run by the replica that runs this one; `"any"`: by
+                whichever takes it first. None: here, and elsewhere where there is too much to do here (`spill_above`).
+                Without others, with a budget, or on a store with one owner, here.
 
         Raises:
             BudgetExceededError: this run may not spend another run; nothing was spawned.
@@ -284,7 +289,7 @@ class Step(TransactionSteps):
         codecs = self._body.check_invoke(id, _checked_workflow(self._body, id, workflow))
         limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
         spec = _invoke_spec(workflow, codecs[0], data, limit, headers, retries, retry_delay, flow_control, run_id,
-                            on_parent_close, budget)  # fmt: skip
+                            on_parent_close, budget, placement=placement)  # fmt: skip
         asked = self._body.ask(checked_step_id(id), Kind.INVOKE, workflow.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
         return self._invocation(ended, codecs[1])
@@ -303,6 +308,7 @@ class Step(TransactionSteps):
         flow_control: FlowControl | None = None,
         run_id: str | None = None,
         on_parent_close: Literal["cancel", "abandon"] = "cancel",
+        placement: Placement | None = None,
     ) -> Invocation[T]:
         """`invoke`, where only the target's id is known here. `returns` is the type of its result.
 
@@ -313,7 +319,7 @@ class Step(TransactionSteps):
         data_codec, _ = self._body.check_invoke(id, _checked_workflow(self._body, id, target))
         limit = self._body.seconds(timeout, "timeout", LONGEST_INVOKE)
         spec = _invoke_spec(target, data_codec, data, limit, headers, retries, retry_delay, flow_control, run_id,
-                            on_parent_close)  # fmt: skip
+                            on_parent_close, placement=placement)  # fmt: skip
         asked = self._body.ask(checked_step_id(id), Kind.INVOKE, target.id, spec)
         ended: StepEnded = asked if isinstance(asked, StepEnded) else await asked.future
         return self._invocation(ended, self._body.codec_of(returns))
@@ -339,6 +345,7 @@ class Step(TransactionSteps):
         retries: int | RetryPolicy | None = None,
         retry_delay: Duration | None = None,
         flow_control: FlowControl | None = None,
+        placement: Placement | None = None,
     ) -> AsyncGenerator[InvokeOutcome[Out], None]:
         """Run a child for each item, a bounded number at a time, and give their ends in the order of completion.
 
@@ -356,7 +363,7 @@ class Step(TransactionSteps):
             concurrency: how many children at a time, ends that you have not taken yet included.
             on_error: `"raise"`: the first child that does not complete is raised, and the others are withdrawn;
                 `"collect"`: each end is given as an outcome, and nothing is raised for it.
-            headers, retries, retry_delay, flow_control: for each child, as with `invoke`.
+            headers, retries, retry_delay, flow_control, placement: for each child, as with `invoke`.
 
         Raises (while iterating):
             WorkflowFailedError, WorkflowCancelledError, WorkflowTimeoutError: with `on_error="raise"`.
@@ -371,6 +378,7 @@ class Step(TransactionSteps):
             raise ValueError(f"step {id!r}: concurrency must be a number of at least 1, e.g. 100; got {concurrency!r}")
         if on_error not in ("raise", "collect"):
             raise ValueError(f"step {id!r}: on_error must be 'raise' or 'collect', got {on_error!r}")
+        _checked_placement(placement)
         if isinstance(items, str | bytes) or not isinstance(items, Iterable | AsyncIterable):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"step {id!r}: items must be an iterable or async iterable of inputs; got {items!r}")
         codecs = self._body.check_invoke(id, _checked_workflow(self._body, id, workflow))
@@ -378,7 +386,7 @@ class Step(TransactionSteps):
 
         def spec_of(item: Any) -> InvokeSpec:
             return _invoke_spec(workflow, codecs[0], item, limit, headers, retries, retry_delay, flow_control, None,
-                                "cancel")  # fmt: skip
+                                "cancel", placement=placement)  # fmt: skip
 
         raising = self._with_child if on_error == "raise" else None
         return _ends(self._body, checked_step_id(id), workflow, items, concurrency, raising, spec_of, codecs[1])
@@ -626,6 +634,8 @@ def _invoke_spec(
     run_id: str | None,
     on_parent_close: str,
     budget: Budget | None = None,
+    *,
+    placement: Placement | None = None,
 ) -> InvokeSpec:
     if on_parent_close not in ("cancel", "abandon"):
         raise ValueError(f"on_parent_close must be 'cancel' or 'abandon', got {on_parent_close!r}")
@@ -642,7 +652,16 @@ def _invoke_spec(
         if flow_control is None and workflow.rules is None
         else _ticket(workflow, codec, flow_control, blob),
         budget=budget,
+        placement=_checked_placement(placement),
     )
+
+
+def _checked_placement(placement: Placement | None) -> Placement | None:
+    if placement not in (None, "local", "any"):
+        raise ValueError(
+            f"placement must be 'local', 'any', or None (here, unless there is too much); got {placement!r}"
+        )
+    return placement
 
 
 def _ticket(workflow: Workflow[Any, Any], codec: Codec, flow_control: FlowControl | None, data: bytes) -> Ticket:

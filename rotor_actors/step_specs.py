@@ -11,6 +11,7 @@ from rotor_actors.budget import Budget
 from rotor_actors.events.expression import Node
 from rotor_actors.flow.ticket import Ticket
 from rotor_actors.payload import Codec
+from rotor_actors.replicas.room import Placement
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.undo import UndoSpec
 
@@ -42,6 +43,7 @@ class InvokeSpec(msgspec.Struct, frozen=True, gc=False):
     run_id: str | None = None
     ticket: Ticket | None = None
     budget: Budget | None = None
+    placement: Placement | None = None
 
 
 class SleepSpec(msgspec.Struct, frozen=True, gc=False):

@@ -14,6 +14,7 @@ from rotor_actors.execution import Execution, gives_coroutine, is_async
 from rotor_actors.messages import Pending
 from rotor_actors.observing import Observers
 from rotor_actors.records import Outcome, OutcomeStatus
+from rotor_actors.replicas.lease import Lease
 from rotor_actors.retry import is_retriable, next_delay, retry_after
 from rotor_actors.run import Run
 from rotor_actors.step_runner import StepCall, StepRunner
@@ -31,6 +32,8 @@ class StepHost(Protocol):
     threads: Threads
     step_runners: Mapping[str, StepRunner]
     grace: float
+    lease: Lease | None
+    """Where the store is shared: while it is not held, nothing may begin that the world can see."""
     observers: Observers
 
     def now(self) -> float: ...
@@ -169,6 +172,7 @@ class StepTask:
 
     def execute(self) -> Coroutine[Any, Any, Any]:
         """The coroutine that does it; called within its task."""
+        self._check_lease()
         spec = self.spec
         if spec.runner is not None:
             return self._by_runner(spec, spec.runner)
@@ -183,6 +187,7 @@ class StepTask:
 
     async def _in_thread(self, spec: RunSpec) -> Any:
         async with self._host.threads.slot():
+            self._check_lease()
             self._arm_timeout()  # waiting for a free thread is not the step's fault
             self._thread = ThreadCall(spec.fn, spec.args)
             result = await self._thread.result()
@@ -197,6 +202,12 @@ class StepTask:
             )
         with self._host.threads.elsewhere():
             return await runner.execute(StepCall(spec.fn, spec.args, self.where), self._arm_timeout)
+
+    def _check_lease(self) -> None:
+        """In the very moment: the loop may have stood still since the step was released."""
+        lease = self._host.lease
+        if lease is not None and not lease.check():
+            raise asyncio.CancelledError("the replica's lease is lost")
 
     def _arm_timeout(self) -> None:
         self._host.timers.add(self, self._host.now() + self.spec.timeout)

@@ -15,7 +15,6 @@ from rotor_actors.recovery import Recovery
 from rotor_actors.replicas.claiming import Claiming, declare
 from rotor_actors.replicas.database_clock import DatabaseClock, clock_for_replica
 from rotor_actors.replicas.lease import Heart, Lease
-from rotor_actors.replicas.room import Room
 from rotor_actors.replicas.rounds import Rounds
 from rotor_actors.replicas.taking_in import TakingIn
 from rotor_actors.sharing import Sharing
@@ -78,12 +77,11 @@ class Replica:
         """Say what this replica can run. Gives the services that it lives by."""
         sharing = engine.sharing
         assert sharing is not None
-        self._sharing, sharing.lease = sharing, self.lease
+        self._sharing, engine.lease = sharing, self.lease
         self._fail = engine.journal.fail
         self.lease.check()
         await declare(engine, sharing, self._options.label)
-        room = Room(engine, self._options.spill_above)
-        claiming = Claiming(engine, sharing, TakingIn(engine, sharing, recovery), room, self._options.label)
+        claiming = Claiming(engine, sharing, TakingIn(engine, sharing, recovery), self._options.label)
         poll, chance = self._store.lease / _POLLS_PER_LEASE, engine.ports.rng.random
         self.claims = Rounds(claiming.round, poll, chance)
         assert engine.borders is not None

@@ -1,8 +1,11 @@
-"""How much a replica has to do, and whether more of it should go to others. Pure looks at counts: O(1)."""
+"""How much a replica has to do, and whether more of it should go to others."""
 
 from __future__ import annotations
 
-from rotor_actors.kernel import Kernel
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+Placement: TypeAlias = Literal["local", "any"]
 
 
 class Room:
@@ -10,21 +13,18 @@ class Room:
     where they wait for children that others run, counting them would let all replicas wait for each other.
 
     Args:
-        spill_above: so much may be at work here before new runs are left to others; None for any number.
+        at_work: how many runs are; a look at counters.
+        spill_above: so many may be at work here before new runs are left to others; None for any number.
     """
 
-    def __init__(self, kernel: Kernel, spill_above: int | None) -> None:
-        self._kernel = kernel
+    def __init__(self, at_work: Callable[[], int], spill_above: int | None) -> None:
+        self._at_work = at_work
         self._spill_above = spill_above
-
-    @property
-    def at_work(self) -> int:
-        return self._kernel.queue_of_runs.length + self._kernel.steps.count
 
     def free(self, most: int) -> int:
         """How many more runs there is room for."""
-        return most if self._spill_above is None else max(0, min(most, self._spill_above - self.at_work))
+        return most if self._spill_above is None else max(0, min(most, self._spill_above - self._at_work()))
 
     @property
     def is_full(self) -> bool:
-        return self._spill_above is not None and self.at_work >= self._spill_above
+        return self._spill_above is not None and self._at_work() >= self._spill_above
