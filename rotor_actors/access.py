@@ -9,6 +9,7 @@ from rotor_actors.engine import Engine
 from rotor_actors.errors import RuntimeStateError, StoreError, StoreFullError
 from rotor_actors.reading import Reading
 from rotor_actors.records import RunRow
+from rotor_actors.replicas.incarnations import Incarnations
 from rotor_actors.run import Run
 from rotor_actors.service import Service
 from rotor_actors.stores.base import StoreReader
@@ -25,6 +26,7 @@ class Access(Reading):
 
     def __init__(self) -> None:
         self._service: Service | None = None
+        self._incarnations: Incarnations | None = None
 
     @property
     def _engine(self) -> Engine:
@@ -67,8 +69,8 @@ class Access(Reading):
             if row.status.is_terminal:
                 return row
             await engine.journal.durable(engine.journal.last_seq)
-            if engine.finishing.remote is not None and engine.tree.get(row.n) is None:
-                return engine.finishing.remote.stand_in(row)
+            if engine.finishing.remote is not None:
+                return engine.tree.find(run_id) or engine.finishing.remote.stand_in(row)
         return run
 
     async def _read(self, read: Callable[[StoreReader], T]) -> T:

@@ -108,6 +108,7 @@ class ManualClock:
         self._order = itertools.count()
         self._due: list[tuple[float, int, _ManualTimer]] = []
         self._settlers: list[Callable[[], Awaitable[bool]]] = []
+        self._are_idle: dict[Callable[[], Awaitable[bool]], Callable[[], bool]] = {}
 
     def now(self) -> float:
         return self._now
@@ -126,15 +127,19 @@ class ManualClock:
             heapq.heappop(self._due)
         return self._due[0][0] if self._due else None
 
-    def attach(self, settle: Callable[[], Awaitable[bool]]) -> None:
+    def attach(self, settle: Callable[[], Awaitable[bool]], is_idle: Callable[[], bool] | None = None) -> None:
         """Have `settle` awaited before and after each step in time. A runtime attaches itself.
 
-        It says whether something is still under way that takes real time.
+        It says whether something is still under way that takes real time. `is_idle`: whether nothing moves; runtimes
+        that share a store set each other off, so all are awaited again until none moves.
         """
         self._settlers.append(settle)
+        if is_idle is not None:
+            self._are_idle[settle] = is_idle
 
     def detach(self, settle: Callable[[], Awaitable[bool]]) -> None:
         self._settlers.remove(settle)
+        self._are_idle.pop(settle, None)
 
     async def advance(self, duration: Duration) -> None:
         """Move on by `duration`, stopping at each timer on the way, and let all that this sets off come to rest."""
@@ -172,7 +177,10 @@ class ManualClock:
 
     async def _settle(self) -> bool:
         """Whether anything is still under way that takes real time."""
-        return any([await settle() for settle in tuple(self._settlers)])
+        while True:
+            is_busy = any([await settle() for settle in tuple(self._settlers)])
+            if len(self._settlers) < 2 or all(is_idle() for is_idle in tuple(self._are_idle.values())):
+                return is_busy
 
 
 class _ManualTimer:

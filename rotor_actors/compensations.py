@@ -132,6 +132,11 @@ class Compensations(Feature):
         is_named_so = owner is not None and owner.id != row.workflow_id
         return self._known(owner) if owner is not None and is_undoing and is_named_so else None
 
+    def makes(self, workflow: Workflow[Any, Any]) -> bool:
+        """Is it a workflow of ours, which belongs to this engine alone?"""
+        owner_id = workflow.id.removesuffix(f".{HANDLER}")
+        return owner_id != workflow.id and self._kernel.registry.get(owner_id) is not None
+
     def workflow_known(self, workflow: Workflow[Any, Any]) -> None:
         if self._kernel.sharing is not None and workflow.handles is None:
             self._known(workflow)  # of a run that undoes another's steps this replica must say that it can run it

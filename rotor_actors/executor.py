@@ -56,6 +56,11 @@ class ThreadExecutor:
             self._thread.join()
             self._thread = None
 
+    def leave(self) -> None:
+        """End as `close` does, but wait for nothing: a call may hang."""
+        self._is_closed = True
+        self._calls.put(None)
+
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
             function, future = call

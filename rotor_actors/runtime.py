@@ -17,9 +17,10 @@ from rotor_actors.control import address_of, is_possible, serve
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import RuntimeStateError, StoreError
 from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
-from rotor_actors.ids import Ids, RandomIds
+from rotor_actors.ids import Ids, RandomIds, is_storable
 from rotor_actors.kernel import Options, Ports
 from rotor_actors.observing import Observer, Observers
+from rotor_actors.replicas.incarnations import Incarnations
 from rotor_actors.retention import Retention
 from rotor_actors.service import Service
 from rotor_actors.serving import Serving
@@ -56,6 +57,10 @@ class Runtime(Serving):
         control: listen at a Unix socket beside the store's file, for the owner's rights only, so that `rotor` (the
             command line) can ask this process to cancel, send and the like.
         remember_event_ids: for how long an event that is sent with the same id again is not delivered again.
+        label: what this replica is called, where it is shown. Only on a store that many replicas share; on another it
+            has no meaning, as has `spill_above`.
+        spill_above: of runs that are at work here (about to begin, or with a step in flight), and of new ones above
+            it are left to whichever replica has room; None: never. Runs that wait do not count.
         observers: are shown what becomes durable: see `rotor_actors.telemetry` for traces, metrics and log fields.
         retention: how long runs are kept after their end, e.g. `Retention(completed="7d")`; None for ever.
         step_runners: who executes heavy steps, by name: `{"cpu": ProcessPoolRunner(max_workers=4)}` (see
@@ -97,6 +102,8 @@ class Runtime(Serving):
         retention: Retention | None = None,
         control: bool = True,
         remember_event_ids: Duration = "24h",
+        label: str = "",
+        spill_above: int | None = 1_000,
         observers: Iterable[Observer] = (),
         step_runners: Mapping[str, StepRunner] | None = None,
         clock: Clock | None = None,
@@ -121,10 +128,12 @@ class Runtime(Serving):
             max_recoveries=_checked_number("max_recoveries", max_recoveries),
             retention=_checked_retention(retention),
             remember_event_ids=seconds(remember_event_ids, name="remember_event_ids", exclusive=True),
+            label=_checked_label(label),
+            spill_above=_checked_count("spill_above", spill_above),
         )
         chance = rng or random.Random()
         chosen = _chosen_store(cast("str | os.PathLike[str] | Store", store))
-        make = executor or partial(_executor, chosen)
+        self._make_executor = make = executor or partial(_executor, chosen)
         self._ports = Ports(
             clock=clock or SystemClock(),
             ids=ids or RandomIds(chance),
@@ -151,8 +160,8 @@ class Runtime(Serving):
     async def __aenter__(self) -> Runtime:
         if self._service is not None:
             raise RuntimeStateError("this runtime is open already, or was; make a new one")
-        self._service = service = Service(self._ports, self._options)
-        await service.open(self._workflows)
+        self._incarnations = Incarnations(self._ports.store, self._make_service, self._became, self._ports.rng.random)
+        service = await self._incarnations.open(self._workflows)
         if self._has_control:
             try:
                 await self._listen(service)
@@ -161,14 +170,22 @@ class Runtime(Serving):
                 raise
         return self
 
+    def _make_service(self, on_lost: Callable[[StoreError], None] | None) -> Service:
+        make = self._make_executor
+        ports = msgspec.structs.replace(self._ports, writer=make("rotor-writer"), reader=make("rotor-reader"))
+        return Service(ports, self._options, on_lost)
+
+    def _became(self, service: Service) -> None:
+        self._service = service
+
     async def _listen(self, service: Service) -> None:
         address = address_of(cast(SQLiteStore, self._ports.store).path)
         listen = partial(serve, address, self._verbs())
         await service.add_service(ChildSpec("control", listen, restart=Restart.TEMPORARY))
 
     async def __aexit__(self, *_: object) -> None:
-        if self._service is not None:
-            await self._service.close()
+        if self._incarnations is not None:
+            await self._incarnations.close()
 
     async def backup(self, path: str | os.PathLike[str]) -> None:
         """Write a consistent copy of the store to `path`, while runs go on.
@@ -290,6 +307,12 @@ def _checked_number(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"{name} must be a number of at least 1, got {value!r}")
     return value
+
+
+def _checked_label(label: str) -> str:
+    if not isinstance(label, str) or len(label) > 200 or not is_storable(label):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"label must be a text of at most 200 characters, e.g. 'web-1'; got {label!r}")
+    return label
 
 
 def _checked_retention(retention: Retention | None) -> Retention | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -32,11 +32,16 @@ _STOP_SECONDS = 1.0
 
 
 class Service:
-    """One opening of a store."""
+    """One opening of a store.
 
-    def __init__(self, ports: Ports, options: Options) -> None:
+    Args:
+        on_lost: told of the failure that ended it, where another opening follows: the store is shared.
+    """
+
+    def __init__(self, ports: Ports, options: Options, on_lost: Callable[[StoreError], None] | None = None) -> None:
         self._ports = ports
         self._options = options
+        self._on_lost = on_lost
         self._engine: Engine | None = None
         self._recovery: Recovery | None = None
         self._replica: Replica | None = None
@@ -54,6 +59,22 @@ class Service:
         if self._engine is None:
             raise RuntimeStateError("the runtime is not open; use it inside 'async with runtime:'")
         return self._engine
+
+    @property
+    def failure(self) -> StoreError | None:
+        """What ended it, if that was the store."""
+        return self._failure
+
+    @property
+    def replica(self) -> int | None:
+        """Its number, where the store is shared."""
+        return None if self._replica is None else self._replica.number
+
+    def known_workflows(self) -> list[Workflow[Any, Any]]:
+        """Those that are registered by now."""
+        if self._engine is None:
+            return []
+        return [each for each in self._engine.registry.all() if not self._engine.compensations.makes(each)]
 
     def services(self) -> list[ChildInfo]:
         """The supervised services, as they stand."""
@@ -100,7 +121,11 @@ class Service:
         engine.queue_of_runs.poke()
         attach = getattr(ports.clock, "attach", None)
         if attach is not None:
-            attach(self.settle)
+            attach(self.settle, lambda: engine.is_idle or self._failure is not None)
+        if self._failure is not None:  # while it was being opened
+            if self._on_lost is None:
+                raise self._failure
+            self._on_lost(self._failure)
 
     async def _take_over(self, workflows: Iterable[Workflow[Any, Any]]) -> None:
         """The store is ours alone, with all that is in it."""
@@ -148,8 +173,13 @@ class Service:
         """A commit failed: nothing more may happen, for nobody knows what is durable."""
         self._failure = error
         self._is_accepting = False
-        _logger.critical("the store failed, the runtime stops: %s; open it again to re-read the store", error)
+        if self._on_lost is None:
+            _logger.critical("the store failed, the runtime stops: %s; open it again to re-read the store", error)
+        else:
+            _logger.error("this replica has lost the store, all that runs here stops, and it begins anew: %s", error)
         self._stop_everything(error)
+        if self._on_lost is not None and self._watcher is not None:
+            self._on_lost(error)
 
     def suspects_before(self, run: Run) -> int | None:
         """See `Recovery.suspects_before`."""
@@ -305,11 +335,25 @@ class Service:
 
     async def _release_store(self) -> None:
         ports = self._ports
+        if self._failure is not None and self._on_lost is not None:
+            await self._let_go_of_store()
+            return
         try:
             await ports.writer.call(ports.store.close)
         finally:
             ports.writer.close()
             ports.reader.close()
+
+    async def _let_go_of_store(self) -> None:
+        """The database is away, or hangs: whoever waits for it must not hang with it."""
+        ports = self._ports
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await ports.writer.call(ports.store.close)
+        except Exception as error:
+            _logger.info("the lost store could not be closed: %r", error)
+        for executor in (ports.writer, ports.reader):
+            getattr(executor, "leave", executor.close)()
 
 
 def _items_of(store: Store, spaces: list[str]) -> dict[str, list[ItemRow]]:

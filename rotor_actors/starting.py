@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from rotor_actors.budget import Budget
 from rotor_actors.engine import Engine
-from rotor_actors.errors import RunExistsError
+from rotor_actors.errors import RunExistsError, StoreError, StoreUnavailableError
 from rotor_actors.flow.face import FlowFace
 from rotor_actors.handle import RunHandle
 from rotor_actors.ids import checked_run_id
@@ -18,12 +19,17 @@ from rotor_actors.replicas.asking import Asker
 from rotor_actors.replicas.forwarding import StartNote, stored_budget
 from rotor_actors.replicas.room import Placement
 from rotor_actors.roots import root_row, start_root, start_root_as
+from rotor_actors.service import Service
 from rotor_actors.step import encode_data, encode_headers
+from rotor_actors.stores.base import StoreReader
+from rotor_actors.stores.shared import ReplicaRow, SharedReader
 from rotor_actors.waiting import Waiting
 from rotor_actors.workflows import Workflow
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+_LOOK_AGAIN_SECONDS = 0.25
 
 
 class Starting(FlowFace, Waiting):
@@ -63,10 +69,21 @@ class Starting(FlowFace, Waiting):
         if run_id is None:
             new_id = engine.ports.ids.new_run_id(engine.now())
             started = await self._decided(engine, workflow, blob, header_blob, new_id, budget)
-            await engine.journal.durable(started.seq)
+            service = self._service
+            try:
+                await engine.journal.durable(started.seq)
+            except StoreError as error:
+                await self._find_out(service, workflow, started.run_id, error)
             return RunHandle(self, started.run_id)
         _check_run_id(workflow, run_id)
-        return await self._start_as(engine, workflow, blob, header_blob, checked_run_id(run_id), budget)
+        service = self._service
+        try:
+            return await self._start_as(engine, workflow, blob, header_blob, checked_run_id(run_id), budget)
+        except StoreError as error:
+            await self._find_out(service, workflow, run_id, error)
+        return await self.start(
+            workflow, data, run_id=run_id, headers=headers, budget=budget
+        )  # says whether it is the same
 
     async def execute(
         self,
@@ -94,6 +111,21 @@ class Starting(FlowFace, Waiting):
             budget=None if budget is None else stored_budget(budget),
         )  # fmt: skip
         return await forwarding.start(workflow, note)
+
+    async def _find_out(
+        self, lost: Service | None, workflow: Workflow[Any, Any], run_id: str, error: StoreError
+    ) -> None:
+        """The store was lost with the start under way. Where this runtime begins anew, it finds out whether the run is
+        there; returns if so. It is asked only when nothing can come from the lost life any more. What was sent to the
+        coordinator may lead to a run later, and to another one: that cannot be found out."""
+        if lost is None or lost.failure is None or workflow.rules is not None:
+            raise error
+        await self._next_life(lost, error)
+        while lost.replica in [each.number for each in await self._read(_replicas)]:  # noqa: ASYNC110 - it is the store's
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        if await self._read(lambda store: store.find(run_id)) is None:
+            raise StoreUnavailableError(f"run {run_id!r} was not started: {error}; start it again") from error
+
     def _leaves_open(self, engine: Engine, workflow: Workflow[Any, Any]) -> bool:
         """Can other replicas choose the same id in this moment? Starts of workflows with rules all go one way."""
         return engine.sharing is not None and workflow.rules is None
@@ -153,6 +185,10 @@ class Starting(FlowFace, Waiting):
                 f"run id {row.run_id!r} belongs to a run of workflow {row.workflow_id!r} with other input; the same "
                 f"id is for starting the same again: choose another, or use runtime.run({row.run_id!r})"
             )
+
+
+def _replicas(store: StoreReader) -> list[ReplicaRow]:
+    return cast(SharedReader, store).replicas()
 
 
 def checked_workflow(workflow: Workflow[In, Out]) -> Workflow[In, Out]:

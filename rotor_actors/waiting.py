@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from rotor_actors.body import NIL
 from rotor_actors.controlling import Controlling
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.engine import Engine
-from rotor_actors.errors import WorkflowCancelledError, WorkflowFailedError, WorkflowTimeoutError
+from rotor_actors.errors import StoreError, WorkflowCancelledError, WorkflowFailedError, WorkflowTimeoutError
 from rotor_actors.following import Following
 from rotor_actors.handle import RunHandle
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.run import Run
+from rotor_actors.service import Service
 from rotor_actors.step import decode_error, decode_reason
+
+T = TypeVar("T")
 
 
 class Waiting(Controlling, Following):
@@ -27,23 +29,31 @@ class Waiting(Controlling, Following):
 
     async def result_of(self, run_id: str, timeout: Duration | None = None) -> Any:
         """What `RunHandle.result` gives, by run id."""
-        engine = self._engine
-        limit = None if timeout is None else seconds(timeout, name="timeout")
-        run = await self._live_or_ended(run_id)
-        return self._outcome(engine, run if isinstance(run, RunRow) else await self._wait(engine, run, limit))
+        engine, service = self._engine, self._service
+        limit = None if timeout is None else _Limit(engine, run_id, seconds(timeout, name="timeout"))
+        while True:
+            try:
+                run = await self._live_or_ended(run_id)
+                row = run if isinstance(run, RunRow) else await self._wait(run, limit)
+            except StoreError as error:
+                assert service is not None
+                await self._next_life(service, error, limit)
+                service = self._service
+            else:
+                return self._outcome(self._engine, row)
 
-    async def _wait(self, engine: Engine, run: Run, limit: float | None) -> RunRow:
+    async def _next_life(self, lost: Service, error: StoreError, limit: _Limit | None = None) -> None:
+        """The store was lost. Where this runtime begins anew as another replica, wait for that; else raise the error."""
+        life = None if self._incarnations is None else self._incarnations.next_life(lost)
+        if life is None:
+            raise error
+        await _within(life, limit)
+
+    async def _wait(self, run: Run, limit: _Limit | None) -> RunRow:
         assert self._service is not None
-        waiter = self._service.wait_for(run)
-        alarm = None
         if limit is not None:
-            error = WorkflowTimeoutError(run_id=run.row.run_id, workflow_id=run.row.workflow_id, timeout=limit)
-            alarm = engine.ports.clock.call_at(engine.ports.clock.now() + limit, partial(_refuse, waiter, error))
-        try:
-            return await waiter
-        finally:
-            if alarm is not None:
-                alarm.cancel()
+            limit.workflow_id = run.row.workflow_id
+        return await _within(self._service.wait_for(run), limit)
 
     def _outcome(self, engine: Engine, row: RunRow) -> Any:
         match row.status:
@@ -57,6 +67,27 @@ class Waiting(Controlling, Following):
                 raise WorkflowCancelledError(
                     run_id=row.run_id, workflow_id=row.workflow_id, reason=decode_reason(row.error)
                 )
+
+
+class _Limit:
+    """Until when somebody waits, through whatever lives the runtime has meanwhile."""
+
+    def __init__(self, engine: Engine, run_id: str, seconds: float) -> None:
+        self.clock = engine.ports.clock
+        self.until = self.clock.now() + seconds
+        self.run_id, self.workflow_id, self.seconds = run_id, "", seconds
+
+    def error(self) -> WorkflowTimeoutError:
+        return WorkflowTimeoutError(run_id=self.run_id, workflow_id=self.workflow_id, timeout=self.seconds)
+
+
+async def _within(waiter: asyncio.Future[T], limit: _Limit | None) -> T:
+    alarm = None if limit is None else limit.clock.call_at(limit.until, lambda: _refuse(waiter, limit.error()))
+    try:
+        return await waiter
+    finally:
+        if alarm is not None:
+            alarm.cancel()
 
 
 def _refuse(waiter: asyncio.Future[Any], error: Exception) -> None:

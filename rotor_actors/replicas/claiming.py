@@ -84,4 +84,5 @@ def _items_of(store: SharedStore, spaces: list[str]) -> dict[str, list[ItemRow]]
 async def declare(engine: Engine, sharing: Sharing, label: str) -> None:
     """Say what this replica can run: all that is registered."""
     declared = [Declared(each.id) for each in engine.registry.all()]
-    await engine.ports.writer.call(partial(sharing.store.declare, label, declared))
+    name = label or f"replica-{sharing.replica}"
+    await engine.ports.writer.call(partial(sharing.store.declare, name, declared))

@@ -38,6 +38,8 @@ class Replica:
         self.ports = msgspec.structs.replace(ports, clock=clock_for_replica(ports.clock))
         self.lease = Lease(self._store.lease, self._loop.time, self._lost)
         self.heart = Heart(self._store, self.lease, self._set_time)
+        self.number: int | None = None
+        """Of the incarnation; known from when the store is open."""
         self.claims: Rounds | None = None
         self._sharing: Sharing | None = None
         self._fail: Callable[[StoreError], None] = lambda error: None
@@ -66,6 +68,7 @@ class Replica:
 
     async def enter(self) -> None:
         """The store is open: learn its time. Raises StoreError."""
+        self.number = self._store.replica
         sent_at = self._loop.time()
         now = await self.ports.writer.call(self._store.beat)
         if now is None:

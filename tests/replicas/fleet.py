@@ -11,6 +11,7 @@ Time is moved by hand and is the database's, too. Leases last for ever, save for
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
@@ -18,6 +19,7 @@ from typing import Any, Self, TypeVar
 from rotor_actors import ManualClock, Runtime, Workflow
 from rotor_actors.errors import StoreError
 from rotor_actors.records import Entry, Fact, flatten
+from rotor_actors.replicas.replica import Replica
 from rotor_actors.service import Service
 from rotor_actors.stores.shared_database import SharedDatabase
 from rotor_actors.stores.shared_memory import SharedMemoryStore
@@ -139,8 +141,33 @@ class Fleet:
         self.database.hints.pop(number, None)
         await self.expire(number)
 
+    def replica_of(self, runtime: Runtime) -> Replica:
+        replica = self.service_of(runtime)._replica  # pyright: ignore[reportPrivateUsage]
+        assert replica is not None
+        return replica
+
+    def pause(self, runtime: Runtime) -> None:
+        """Its heart does not beat any more; all else goes on, as after a pause that nobody has noticed."""
+        self.replica_of(runtime).heart.is_stopped = True
+
+    def cut_off(self, runtime: Runtime) -> None:
+        """From now on it cannot reach the database; `come_back` ends that."""
+        self._stores[runtime].is_cut_off = True
+
+    def come_back(self, runtime: Runtime) -> None:
+        self._stores[runtime].is_cut_off = False
+
+    async def until_anew(self, runtime: Runtime, number: int) -> None:
+        """Until it is another replica than this; takes real time: it pauses a little before it tries again."""
+        while self.service_of(runtime).replica in (None, number):
+            await asyncio.sleep(0.01)
+        await self.settle()
+
     async def expire(self, number: int) -> None:
         """The lease of this replica has run out, and the others look around."""
+        for runtime in self.runtimes:
+            if self.service_of(runtime).replica == number:
+                self.pause(runtime)
         row = self.database.replica_rows.get(number)
         if row is not None:
             row.lease_until = float("-inf")
