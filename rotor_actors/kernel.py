@@ -145,6 +145,9 @@ class Kernel(ABC):
         if self.observers:
             self.journal.watch(self._committed, ports.clock.monotonic)
         self.sharing: Sharing | None = None
+        if is_shared(ports.store):
+            room = Room(lambda: self.queue_of_runs.length + self.steps.count, options.spill_above)
+            self.sharing = Sharing(cast(SharedStore, ports.store), self.journal, room)
         self.lease: Lease | None = None
         self.timers = Timers(ports.clock)
         self.threads = Threads()
@@ -153,9 +156,6 @@ class Kernel(ABC):
         self.admission = Admission(options.max_active_runs)
         self.gate = Gate(self)
         self.steps = StepsInFlight()
-        if is_shared(ports.store):
-            room = Room(lambda: self.queue_of_runs.length + self.steps.count, options.spill_above)
-            self.sharing = Sharing(cast(SharedStore, ports.store), self.journal, room)
         self.claims = Claims()
         # Those under way: whoever waits for one gets its report also when the runtime closes before it is done.
         self.cancellations: dict[UnderWay, None] = {}  # in the order in which they began
