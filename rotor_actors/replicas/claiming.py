@@ -7,11 +7,9 @@ from functools import partial
 
 from rotor_actors.engine import Engine
 from rotor_actors.errors import StoreError
-from rotor_actors.records import ItemRow
 from rotor_actors.replicas.taking_in import TakingIn
 from rotor_actors.sharing import Sharing
-from rotor_actors.stores.base import ItemQuery
-from rotor_actors.stores.shared import RUNS_PER_CLAIM, Claim, ClaimQuery, Declared, SharedStore
+from rotor_actors.stores.shared import RUNS_PER_CLAIM, Claim, ClaimQuery, Declared
 
 _logger = logging.getLogger("rotor_actors")
 
@@ -55,30 +53,21 @@ class Claiming:
             limit = self._sharing.room.free(RUNS_PER_CLAIM)
             claim = await self._ask(limit)
             if claim.is_coordinator and not self._sharing.is_coordinator:
-                await self._begin_coordinating()
+                self._begin_coordinating()
             if claim.runs:
                 await self._taking_in.take_in(claim.runs)
                 self._sharing.wake()  # there may be mail for them
             if len(claim.runs) < limit or not claim.runs:
                 break
 
-    async def _begin_coordinating(self) -> None:
-        engine, store = self._engine, self._sharing.store
-        read = partial(_items_of, store, engine.features.common)
-        items = await engine.ports.reader.call(read)
+    def _begin_coordinating(self) -> None:
         self._sharing.is_coordinator = True
         _logger.info("this replica coordinates now: lines, events and schedules are in its hands")
-        engine.features.begin_coordinating(items)
         for each in self._sharing.coordinating:
             each.begin_coordinating()
-        engine.queue_of_runs.poke()
 
     async def _ask(self, limit: int) -> Claim:
         return await self._engine.ports.writer.call(partial(self._sharing.store.claim, ClaimQuery(limit)))
-
-
-def _items_of(store: SharedStore, spaces: list[str]) -> dict[str, list[ItemRow]]:
-    return {space: store.items(ItemQuery(space)) for space in spaces}
 
 
 async def declare(engine: Engine, sharing: Sharing, label: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 from rotor_actors import ManualClock, Runtime, Workflow
 from rotor_actors.errors import StoreError
-from rotor_actors.records import Entry, Fact, flatten
+from rotor_actors.records import Entry, Fact, RunRow, flatten
 from rotor_actors.replicas.replica import Replica
 from rotor_actors.service import Service
 from rotor_actors.stores.shared_database import SharedDatabase
@@ -159,7 +159,7 @@ class Fleet:
 
     async def until_anew(self, runtime: Runtime, number: int) -> None:
         """Until it is another replica than this; takes real time: it pauses a little before it tries again."""
-        while self.service_of(runtime).replica in (None, number):
+        while self.service_of(runtime).replica in (None, number):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await self.settle()
 
@@ -181,6 +181,11 @@ class Fleet:
         service = runtime._service  # pyright: ignore[reportPrivateUsage]
         assert service is not None
         return service
+
+    @property
+    def rows(self) -> list[RunRow]:
+        """All that the database holds."""
+        return list(self.database._runs.values())  # pyright: ignore[reportPrivateUsage]
 
     def owner_of(self, run_id: str) -> int | None:
         row = self.database.find(run_id)

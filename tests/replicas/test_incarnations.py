@@ -74,7 +74,7 @@ async def test_steps_of_a_replica_that_was_fenced_are_interrupted_and_nothing_of
     async with Fleet(acting) as fleet:
         first, second = await fleet.open(), await fleet.open()
         handle = await first.start(acting)
-        while not begun:
+        while not begun:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         number = fleet.store_of(first).replica
         heart = fleet.replica_of(first).heart
@@ -100,7 +100,7 @@ async def test_a_replica_whose_database_is_away_comes_back_with_it() -> None:
         number = fleet.store_of(only).replica
         fleet.cut_off(only)
         starting = asyncio.ensure_future(only.start(child, 4))
-        while fleet.service_of(only).failure is None:
+        while fleet.service_of(only).failure is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         with pytest.raises(StoreError):
             await only.info(handle.run_id)
@@ -168,11 +168,11 @@ async def test_a_start_whose_commit_was_under_way_is_answered_truthfully(run_id:
         if not is_written:
             with pytest.raises(StoreUnavailableError, match="was not started"):
                 await starting
-            assert not fleet.database._runs
+            assert not fleet.rows
             return
         handle = await starting
         assert await fleet.clock.until(handle.result()) == 6
-        assert len(fleet.database._runs) == 1
+        assert len(fleet.rows) == 1
 
 
 async def test_a_lease_that_could_not_be_renewed_in_time_ends_the_incarnation_before_the_next_step() -> None:
@@ -193,7 +193,7 @@ async def test_a_lease_that_could_not_be_renewed_in_time_ends_the_incarnation_be
         await fleet.settle()
         lease = fleet.service_of(only).engine.lease
         assert lease is not None
-        lease._until = 0.0  # as if the loop had been blocked, and this were the first callback
+        lease._until = 0.0  # pyright: ignore[reportPrivateUsage] - as if the loop had been blocked, and this were the first callback
         fleet.pause(only)
         await fleet.clock.advance("2m")
         assert begun == []
