@@ -183,7 +183,7 @@ class Fleet:
         return service
 
     @property
-    def rows(self) -> list[RunRow]:
+    def all_rows(self) -> list[RunRow]:
         """All that the database holds."""
         return list(self.database._runs.values())  # pyright: ignore[reportPrivateUsage]
 

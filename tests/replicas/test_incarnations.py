@@ -168,11 +168,11 @@ async def test_a_start_whose_commit_was_under_way_is_answered_truthfully(run_id:
         if not is_written:
             with pytest.raises(StoreUnavailableError, match="was not started"):
                 await starting
-            assert not fleet.rows
+            assert not fleet.all_rows
             return
         handle = await starting
         assert await fleet.clock.until(handle.result()) == 6
-        assert len(fleet.rows) == 1
+        assert len(fleet.all_rows) == 1
 
 
 async def test_a_lease_that_could_not_be_renewed_in_time_ends_the_incarnation_before_the_next_step() -> None:

@@ -37,7 +37,7 @@ async def mapper(ctx: Context, count: int) -> int:
 
 
 def _owners(fleet: Fleet) -> Counter[int | None]:
-    rows = [row for row in fleet.rows if row.parent_n is not None and row.ended_at is None]
+    rows = [row for row in fleet.all_rows if row.parent_n is not None and row.ended_at is None]
     return Counter(fleet.database.owners([row.n])[row.n] for row in rows)
 
 
@@ -158,7 +158,7 @@ async def test_two_replicas_that_start_one_run_id_at_once_start_one_run() -> Non
         assert {handle.run_id for handle in handles} == {"order-7"}
         results = await fleet.clock.until(asyncio.gather(*(handle.result() for handle in handles)))
         assert results == [6] * 6
-        assert len(fleet.rows) == 1
+        assert len(fleet.all_rows) == 1
         with pytest.raises(RunExistsError):
             await second.start(child, 4, run_id="order-7")
 
@@ -173,7 +173,7 @@ async def test_two_parents_that_choose_one_id_for_their_children_have_one_child(
         handles = await asyncio.gather(*(each.start(choosing) for each in runtimes))
         ends = await fleet.clock.until(asyncio.gather(*(each.result() for each in handles), return_exceptions=True))
         assert sorted(str(type(each).__name__) for each in ends) == ["WorkflowFailedError", "int"]
-        assert len(fleet.rows) == 3
+        assert len(fleet.all_rows) == 3
 
 
 async def test_two_runs_that_start_one_id_from_a_step_start_one_run() -> None:
@@ -186,7 +186,7 @@ async def test_two_runs_that_start_one_id_from_a_step_start_one_run() -> None:
         handles = await asyncio.gather(*(each.start(starting) for each in runtimes))
         ends = await fleet.clock.until(asyncio.gather(*(each.result() for each in handles)))
         assert ends == ["mine", "mine"]
-        assert len(fleet.rows) == 3
+        assert len(fleet.all_rows) == 3
 
 
 async def test_a_budget_that_is_given_with_a_chosen_id_is_there_when_the_run_is() -> None:

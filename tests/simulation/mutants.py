@@ -171,9 +171,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
 def _(patch: pytest.MonkeyPatch) -> None:
     wait = Waiting._wait  # pyright: ignore[reportPrivateUsage]
 
-    async def late(self: Waiting, engine: Engine, run: Run, limit: float | None) -> Any:
+    async def late(self: Waiting, run: Run, limit: Any) -> Any:
         await asyncio.sleep(0.01)
-        return await wait(self, engine, run, limit)
+        return await wait(self, run, limit)
 
     patch.setattr(Waiting, "_wait", late)
 
