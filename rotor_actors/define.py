@@ -46,6 +46,7 @@ def workflow(
     undos: Sequence[Callable[..., Any]] = (),
     version: str | None = None,
     budget: Budget | None = None,
+    takes_over: Sequence[str] = (),
 ) -> Decorator:
     """Make a workflow of an async function.
 
@@ -68,7 +69,9 @@ def workflow(
         batch: starts are gathered; the data is the list of theirs.
         undos: functions for `step.run(…, undo=…)` that do not stand at the top of a module. Another process finds
             them here, by their name.
-        version: of the code, e.g. `"2"`: it is recorded with each run, and shown.
+        version: of the code, e.g. `"2"`: it is recorded with each run, and shown. With many replicas a run stays with
+            those that can run its version; without others its owner goes on with it in any case.
+        takes_over: versions whose runs this one goes on with, e.g. `("1",)`. Runs of no version are everybody's.
         budget: what each run of it may spend, with all that run below it.
 
     Raises:
@@ -87,7 +90,7 @@ def workflow(
             id=id, fn=fn, on=on, retries=retries, timeout=timeout, on_failure=on_failure, on_cancel=on_cancel,
             cancel_on=cancel_on,
             flow_control=flow_control, priority=priority, debounce=debounce, singleton=singleton,
-            idempotency=idempotency, batch=batch, undos=undos, version=version, budget=budget,
+            idempotency=idempotency, batch=batch, undos=undos, version=version, budget=budget, takes_over=takes_over,
         )  # fmt: skip
 
     return decorate

@@ -426,6 +426,8 @@ class Engine(Kernel):
         if is_parked and not run.is_doomed and (row.rest_seq != run.seen_seq or row.wake_at != due):
             row.rest_seq, row.wake_at = run.seen_seq, due
             self.journal.note_rest(row.n, row.rest_seq, due)
+            if self.sharing is not None and due is not None and due - self.now() > self.sharing.park_after:
+                self.sharing.at_rest[row.n] = run
 
     def attempt_ended(self, run: Run, task: asyncio.Task[Any], failed_keys: list[bytes],
                       sleeps: dict[bytes, float]) -> None:  # fmt: skip

@@ -27,8 +27,10 @@ class RetentionKeeper:
     async def serve(self) -> None:
         """Look again and again, for as long as the runtime is open."""
         while True:
+            sharing = self._engine.sharing
             try:
-                await self._prune()
+                if sharing is None or sharing.is_coordinator:  # of many replicas one is enough
+                    await self._prune()
             except StoreError as error:
                 if self._engine.journal.failure is not None:
                     return  # the runtime stops, and says so itself

@@ -140,6 +140,9 @@ class Service:
         await self._start_services(engine)
         self._recovery = Recovery(engine)
         await self._recovery.begin(live, adopters, items)
+        await self._keep_retention(engine)
+
+    async def _keep_retention(self, engine: Engine) -> None:
         if self._options.retention is not None:  # beside everything else: it waits for its first turn itself
             keeper = RetentionKeeper(engine, self._options.retention)
             await self._supervisor.start_child(ChildSpec("retention", keeper.serve))
@@ -157,6 +160,7 @@ class Service:
         self._recovery = Recovery(engine)
         for spec in await replica.join(engine, self._recovery):
             await self._supervisor.start_child(spec)
+        await self._keep_retention(engine)
 
     def _make_engine(self, ports: Ports, numbers: tuple[int, int], workflows: Iterable[Workflow[Any, Any]]) -> Engine:
         self._engine = Engine(ports, self._options, last_numbers=numbers, on_store_failure=self._failed)

@@ -54,6 +54,10 @@ class Sharing:
         """How many other replicas there were when they were counted last, about a second ago."""
         self.is_draining = False
         """It is about to close: nothing is claimed or left to others any more."""
+        self.at_rest: dict[int, Run] = {}
+        """Runs of ours that came to rest for a long time: they may be parked."""
+        self.park_after = float("inf")
+        """Seconds."""
         self.is_undeclared = False
         """A workflow was registered of which the database does not know that we can run it."""
 

@@ -112,6 +112,7 @@ class Workflow(Generic[In, Out]):
         on: the event name or `Cron` that starts it, or None: started directly or invoked.
         retries: what happens when an attempt fails.
         version: of its code, recorded with each run; None where it names none.
+        takes_over: the versions whose runs it goes on with, beside its own.
         timeout: how long a run may take, in seconds, over all its attempts; None for any time.
         cancel_on: the events that cancel its runs.
         on_failure, on_cancel: workflows that the runtime starts, as runs of their own, after such an end.
@@ -140,12 +141,14 @@ class Workflow(Generic[In, Out]):
         undos: Sequence[Callable[..., Any]] = (),
         version: str | None = None,
         budget: Budget | None = None,
+        takes_over: Sequence[str] = (),
     ) -> None:
         self.id = _checked_id(id)
         self.fn = _checked_function(id, fn)
         self.on = _checked_trigger(id, on)
         self.retries = RetryPolicy.of(retries)
         self.version = _checked_version(id, version)
+        self.takes_over = _checked_takes_over(id, self.version, takes_over)
         self.timeout = _checked_timeout(id, timeout)
         self.undos = _checked_undos(id, undos)
         self.budget = _checked_budget(id, budget)
@@ -169,6 +172,11 @@ class Workflow(Generic[In, Out]):
 
     def _data(self) -> Any:
         return annotations_of(self.fn).data if self.takes_data else None
+
+    @property
+    def versions(self) -> tuple[str, ...] | None:
+        """Those whose runs it can go on with; None for any. A run of no version is anybody's."""
+        return None if self.version is None else (self.version, *self.takes_over)
 
     @property
     def is_invocable(self) -> bool:
@@ -284,6 +292,19 @@ def _checked_version(id: str, version: str | None) -> str | None:
     if version is None or (isinstance(version, str) and version and is_storable(version)):  # pyright: ignore[reportUnnecessaryIsInstance]
         return version
     raise WorkflowDefinitionError(f"workflow {id!r}: version must be a non-empty text, e.g. '2'; got {version!r}")
+
+
+def _checked_takes_over(id: str, version: str | None, takes_over: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(takes_over, str) or not all(isinstance(each, str) and each for each in takes_over):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise WorkflowDefinitionError(
+            f"workflow {id!r}: takes_over= takes the names of older versions, e.g. takes_over=('1',); got {takes_over!r}"
+        )
+    if takes_over and version is None:
+        raise WorkflowDefinitionError(
+            f"workflow {id!r}: takes_over={tuple(takes_over)!r} needs a version= of its own; without one it goes on with "
+            f"runs of any version"
+        )
+    return tuple(dict.fromkeys(takes_over))
 
 
 def _checked_trigger(id: str, on: str | Cron | None) -> str | Cron | None:

@@ -7,6 +7,7 @@ from functools import partial
 
 from rotor_actors.engine import Engine
 from rotor_actors.errors import StoreError
+from rotor_actors.replicas.parking import Parking
 from rotor_actors.replicas.taking_in import TakingIn
 from rotor_actors.sharing import Sharing
 from rotor_actors.stores.shared import RUNS_PER_CLAIM, Claim, ClaimQuery, Declared
@@ -17,10 +18,11 @@ _logger = logging.getLogger("rotor_actors")
 class Claiming:
     """The rounds of one incarnation. Whatever the store refuses here ends the incarnation."""
 
-    def __init__(self, engine: Engine, sharing: Sharing, taking_in: TakingIn, label: str) -> None:
+    def __init__(self, engine: Engine, sharing: Sharing, taking_in: TakingIn, parking: Parking, label: str) -> None:
         self._engine = engine
         self._sharing = sharing
         self._taking_in = taking_in
+        self._parking = parking
         self._label = label
 
     async def round(self, is_due: bool) -> None:
@@ -28,6 +30,7 @@ class Claiming:
         try:
             if is_due:
                 await self._look_around()
+                self._parking.round()
             if not self._sharing.is_draining:
                 await self._declare()
                 await self._claim()
@@ -72,6 +75,6 @@ class Claiming:
 
 async def declare(engine: Engine, sharing: Sharing, label: str) -> None:
     """Say what this replica can run: all that is registered."""
-    declared = [Declared(each.id) for each in engine.registry.all()]
+    declared = [Declared(each.id, each.versions) for each in engine.registry.all()]
     name = label or f"replica-{sharing.replica}"
     await engine.ports.writer.call(partial(sharing.store.declare, name, declared))

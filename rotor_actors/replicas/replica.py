@@ -15,6 +15,7 @@ from rotor_actors.recovery import Recovery
 from rotor_actors.replicas.claiming import Claiming, declare
 from rotor_actors.replicas.database_clock import DatabaseClock, clock_for_replica
 from rotor_actors.replicas.lease import Heart, Lease
+from rotor_actors.replicas.parking import Parking
 from rotor_actors.replicas.rounds import Rounds
 from rotor_actors.replicas.taking_in import TakingIn
 from rotor_actors.sharing import Sharing
@@ -84,8 +85,9 @@ class Replica:
         self._fail = engine.journal.fail
         self.lease.check()
         await declare(engine, sharing, self._options.label)
-        claiming = Claiming(engine, sharing, TakingIn(engine, sharing, recovery), self._options.label)
         poll, chance = self._store.lease / _POLLS_PER_LEASE, engine.ports.rng.random
+        taking_in, parking = TakingIn(engine, sharing, recovery), Parking(engine, sharing, poll)
+        claiming = Claiming(engine, sharing, taking_in, parking, self._options.label)
         self.claims = Rounds(claiming.round, poll, chance)
         assert engine.borders is not None
         mail = Rounds(engine.borders.mailroom.round, poll, chance)

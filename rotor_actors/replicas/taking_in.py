@@ -23,6 +23,9 @@ from rotor_actors.stores.shared import Claimed, RemoteChild, SharedStore
 _logger = logging.getLogger("rotor_actors")
 
 
+_OUTLIVES = RunFlag.RELEASED | RunFlag.ABANDON | RunFlag.WITHDRAWN
+
+
 class _Surroundings(msgspec.Struct):
     """What the store holds around the runs."""
 
@@ -30,6 +33,8 @@ class _Surroundings(msgspec.Struct):
     items: list[ItemRow]
     above: dict[int, int]
     """Of a run that has outlived its parent: the nearest one above it that has not ended."""
+    left: dict[int, str]
+    """Runs that should have ended with their parent, and how that one has."""
 
 
 class TakingIn:
@@ -68,7 +73,7 @@ class TakingIn:
             if run.workflow is not None:
                 engine.features.run_known(run)
         recovery.set_aside_damaged([each.live for each in claimed])
-        self._cancel(claimed)
+        self._cancel(claimed, around.left)
         self._go_on(claimed)
         engine.admit_held()
 
@@ -105,7 +110,7 @@ class TakingIn:
             if adopter is not None and run.parent is None:
                 tree.adopt(run, adopter)
 
-    def _cancel(self, claimed: list[Claimed]) -> None:
+    def _cancel(self, claimed: list[Claimed], left: dict[int, str]) -> None:
         engine = self._engine
         for each in claimed:
             run = engine.tree.get(each.live.row.n)
@@ -113,6 +118,10 @@ class TakingIn:
                 note = msgspec.msgpack.decode(each.cancel, type=CancelNote)
                 withdrawn = run if note.is_withdrawn else None
                 Cancellation(engine, engine.finishing, [run], note.reason, withdrawn=withdrawn).begin()
+            elif run is not None and not run.is_doomed and run.row.n in left:
+                # Spawned in the moment in which its parent ended, by a replica that did not live to see it.
+                reason = f"its parent ended ({left[run.row.n]})"
+                Cancellation(engine, engine.finishing, [run], reason).begin()
 
     def _go_on(self, claimed: list[Claimed]) -> None:
         engine, under_way = self._engine, list[Run]()
@@ -138,22 +147,27 @@ def _is_new(row: RunRow) -> bool:
 
 def _surroundings(store: SharedStore, rows: list[RunRow], here: frozenset[int]) -> _Surroundings:
     ns = [row.n for row in rows]
-    return _Surroundings(store.remote_children(ns), store.items_of(ns), _climb(store, rows, here))
+    left: dict[int, str] = {}
+    above = _climb(store, rows, here, left)
+    return _Surroundings(store.remote_children(ns), store.items_of(ns), above, left)
 
 
-def _climb(store: SharedStore, rows: list[RunRow], here: frozenset[int]) -> dict[int, int]:
+def _climb(store: SharedStore, rows: list[RunRow], here: frozenset[int], left: dict[int, str]) -> dict[int, int]:
     """Of each run whose parent has ended: the nearest one above it that has not."""
-    living = {row.n for row in rows} | here
+    living, outlives = {row.n for row in rows} | here, {row.n for row in rows if row.flags & _OUTLIVES}
     climbing = {row.n: row.parent_n for row in rows if row.parent_n is not None and row.parent_n not in living}
     found: dict[int, int] = {}
+    is_first = True
     while climbing:
         above = {row.n: row for row in store.rows(sorted(set(climbing.values())))}
         higher: dict[int, int] = {}
         for n, ancestor in climbing.items():
             row = above.get(ancestor)
+            if row is not None and row.ended_at is not None and is_first and n not in outlives:
+                left[n] = row.status.value
             if row is not None and row.ended_at is None:
                 found[n] = ancestor
             elif row is not None and row.parent_n is not None:
                 higher[n] = row.parent_n
-        climbing = higher
+        climbing, is_first = higher, False
     return found
