@@ -64,7 +64,7 @@ async def test_short_sleeps_and_children_of_runs_here_stay() -> None:
         short, parent = await first.start(sleeper, ["50s"]), await first.start(waker, ["2h"])
         await fleet.clock.advance("2s")
         assert fleet.store_of(first).committed(RunsReleased) == []
-        assert await fleet.clock.until(asyncio.gather(short.result(), parent.result())) == [1, 1]
+        assert tuple(await fleet.clock.until(asyncio.gather(short.result(), parent.result()))) == (1, 1)
 
 
 async def test_whoever_waits_for_a_parked_run_gets_its_result() -> None:
@@ -94,4 +94,4 @@ async def test_parking_frees_a_place_of_max_active_runs() -> None:
         await fleet.clock.advance("10s")
         assert fleet.owner_of(first.run_id) is None
         assert fleet.owner_of(second.run_id) is None, "it has begun, too"
-        assert await fleet.clock.until(asyncio.gather(first.result(), second.result())) == [1, 1]
+        assert tuple(await fleet.clock.until(asyncio.gather(first.result(), second.result()))) == (1, 1)
