@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from rotor_actors.budgets import Budgets
+from rotor_actors.cancel_steps import CancelSteps
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.compensations import Compensations
 from rotor_actors.context import Context
@@ -30,7 +31,7 @@ from rotor_actors.events.waiting import EventWaits
 from rotor_actors.finishing import Finishing
 from rotor_actors.flow.arriving import Arriving
 from rotor_actors.invoking import Invoking
-from rotor_actors.joins import CancelSteps, Joins
+from rotor_actors.joins import Joins
 from rotor_actors.kernel import Kernel, Options, Ports, Started
 from rotor_actors.leftovers import Leftovers
 from rotor_actors.loading import Loaded, add_ended_since, load

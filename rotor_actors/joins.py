@@ -1,4 +1,4 @@
-"""`step.join` and `step.cancel`: waiting for the end of any run by its id, and cancelling one.
+"""`step.join`: waiting for the end of any run by its id.
 
 Who waits for whom is an item of the waiting run, and an index in memory. Awaiting a run is not owning it: neither of
 the two ends with the other.
@@ -7,16 +7,13 @@ the two ends with the other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from contextlib import ExitStack
 
 import msgspec
 
-from rotor_actors.cancellation import Cancellation
 from rotor_actors.errors import RunNotFoundError, StoreError
 from rotor_actors.features import StepFeature
-from rotor_actors.finishing import Finishing
 from rotor_actors.kernel import Kernel
-from rotor_actors.messages import Known, Pending, StepEnded
+from rotor_actors.messages import Known, Pending
 from rotor_actors.records import (
     ItemDropped,
     ItemRow,
@@ -25,12 +22,11 @@ from rotor_actors.records import (
     OutcomeStatus,
     RunRow,
     RunStatus,
-    StepRecorded,
+    RunWatched,
     StepRow,
 )
 from rotor_actors.run import Run
-from rotor_actors.run_actor import RunActor
-from rotor_actors.step_specs import CancelSpec, EndNote, JoinSpec
+from rotor_actors.step_specs import EndNote, JoinSpec
 
 SPACE = "join"
 
@@ -85,8 +81,7 @@ class Joins(StepFeature):
                 self._add(_Joiner(run, record.key, record.step_id, record.target, item.due or 0.0))
                 targets[record.target] = None
         for target in targets:
-            if self._kernel.tree.find(target) is None:
-                self._look_up(target)  # it ended, and the crash came before we were told
+            self._attend(target)
 
     # Steps
 
@@ -100,12 +95,23 @@ class Joins(StepFeature):
         body = msgspec.msgpack.encode(_JoinRecord(joiner.key, joiner.step_id, joiner.target))
         kernel.append(run, kernel.put_item(ItemRow(SPACE, joiner.item_key, body, due=joiner.due), run))
         self._add(joiner)
-        live = kernel.tree.find(spec.run_id)
+        self._attend(spec.run_id)
+        return joiner.due
+
+    def _attend(self, target: str) -> None:
+        live = self._kernel.tree.find(target)
         if live is None:
-            self._look_up(spec.run_id)
+            self._look_up(target)  # it has ended, perhaps just before a crash; or it is another replica's
         elif live.row.status.is_terminal:
             self._tell(live.row)  # cancelled, and still cleaning up
-        return joiner.due
+        elif self._kernel.sharing is not None:
+            self._watch(live.row)
+
+    def _watch(self, row: RunRow) -> None:
+        """It is another replica's, or may become so: have the store tell those who wait for it."""
+        for joiner in self._of_target.get(row.run_id, {}).values():
+            self._kernel.append(joiner.run, RunWatched(row.n, joiner.run.row.n))
+        self._kernel.journal.kick()
 
     def withdraw(self, run: Run, pending: Pending) -> None:
         joiner = self._of_run.get(run.row.n, {}).get(pending.key)
@@ -135,6 +141,9 @@ class Joins(StepFeature):
     def run_ended(self, run: Run) -> None:
         self._forget(run)
         self._tell(run.row)
+
+    def ended_elsewhere(self, watcher: Run, row: RunRow) -> None:
+        self._tell(row)
 
     def released(self, runs: list[Run]) -> None:
         for run in runs:
@@ -167,6 +176,8 @@ class Joins(StepFeature):
             self._tell_there_is_none(target)
         elif row is not None and row.status.is_terminal:
             self._tell(row)
+        elif row is not None and kernel.sharing is not None:
+            self._watch(row)
         kernel.queue_of_runs.poke()
 
     def _tell_there_is_none(self, target: str) -> None:
@@ -203,86 +214,3 @@ def _row(kernel: Kernel, joiner: _Joiner, status: OutcomeStatus, blob: bytes) ->
     return StepRow(
         joiner.run.row.n, kernel.now(), Kind.JOIN, joiner.key, joiner.step_id, joiner.target, status, blob
     )  # fmt: skip
-
-
-class CancelSteps(StepFeature):
-    """Cancels runs for runs. The cancellation and the outcome of the step are one entry."""
-
-    kinds = (Kind.CANCEL,)
-
-    def __init__(self, kernel: Kernel, finishing: Finishing) -> None:
-        self._kernel = kernel
-        self._finishing = finishing
-
-    def begin(self, run: Run, pending: Pending) -> None:
-        spec: CancelSpec = pending.spec
-        live = self._kernel.tree.find(spec.run_id)
-        if live is None:
-            actor, busy = run.actor, ExitStack()
-            assert isinstance(actor, RunActor)
-            busy.enter_context(actor.busy())
-            self._kernel.in_background(self._look_up(run, actor, busy, pending), run)
-        elif live.row.status.is_terminal:
-            self._record(run, pending, was_running=False)
-        else:
-            self._cancel(run, pending, live)
-
-    def withdraw(self, run: Run, pending: Pending) -> None:
-        """It is done at once, or there is nothing to do."""
-
-    def waiting(self, run: Run) -> Mapping[bytes, Known]:
-        return {}
-
-    def _cancel(self, run: Run, pending: Pending, target: Run) -> None:
-        kernel, spec = self._kernel, pending.spec
-        cancellation = Cancellation(kernel, self._finishing, [target], spec.reason)
-        if _is_below(run, target):
-            cancellation.begin()  # it cancels itself with it, and answers to nobody
-            return
-        row, outcome = self._outcome(run, pending, was_running=True)
-        row.seq = kernel.journal.next_seq
-        # Before it learns of a child's end by the same entry: on replay a step's outcome comes before those, too.
-        run.post(StepEnded(pending.key, outcome, row.seq, row.at))
-        cancellation.begin([StepRecorded(row)])
-        kernel.progressed(run)
-
-    def _outcome(self, run: Run, pending: Pending, *, was_running: bool) -> tuple[StepRow, Outcome]:
-        blob, status = msgspec.msgpack.encode(was_running), OutcomeStatus.COMPLETED
-        at, n = self._kernel.now(), run.row.n
-        row = StepRow(n, at, Kind.CANCEL, pending.key, pending.step_id, pending.target, status, blob)
-        return row, Outcome(status, blob)
-
-    def _record(self, run: Run, pending: Pending, *, was_running: bool) -> None:
-        self._kernel.record_outcome(run, *self._outcome(run, pending, was_running=was_running))
-
-    async def _look_up(self, run: Run, actor: RunActor, busy: ExitStack, pending: Pending) -> None:
-        kernel, spec = self._kernel, pending.spec
-        with busy:
-            try:
-                await kernel.journal.durable(kernel.journal.last_seq)
-                row = await kernel.ports.reader.call(lambda: kernel.ports.store.find(spec.run_id))
-            except StoreError as failure:
-                kernel.journal.fail(failure)
-                return
-        if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
-            return
-        live = kernel.tree.find(spec.run_id)
-        if live is not None and not live.row.status.is_terminal:
-            self._cancel(run, pending, live)
-        elif row is not None or live is not None:
-            self._record(run, pending, was_running=False)
-        else:
-            error = RunNotFoundError(f"{run.where}: step {pending.step_id!r}: no run has the id {spec.run_id!r}")
-            blob = kernel.encode_error(error)
-            failed = StepRow(run.row.n, kernel.now(), Kind.CANCEL, pending.key, pending.step_id, pending.target,
-                             OutcomeStatus.FAILED, blob)  # fmt: skip
-            kernel.record_outcome(run, failed, Outcome(OutcomeStatus.FAILED, blob))
-        kernel.queue(run)
-
-
-def _is_below(run: Run, top: Run) -> bool:
-    """Is `run` the run `top`, or below it?"""
-    each: Run | None = run
-    while each is not None and each is not top:
-        each = each.parent
-    return each is not None

@@ -39,6 +39,7 @@ class MortalStore(SharedMemoryStore):
         self.before_commit: Callable[[list[Entry]], None] = lambda entries: None
         self.entries_left: int | None = None
         """How many more entries it keeps, as a crash in the middle of a commit does; None for any number."""
+        self.entries_committed = 0
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -60,6 +61,7 @@ class MortalStore(SharedMemoryStore):
         kept = entries if self.entries_left is None else entries[: self.entries_left]
         if kept:
             super().commit(kept)
+            self.entries_committed += len(kept)
             self.facts.extend(flatten(kept))
         if self.entries_left is not None:
             self.entries_left -= len(kept)
