@@ -25,7 +25,7 @@ class Crossing(Fleet):
     """See the module. `spill` first, then start."""
 
     def __init__(self, *workflows: Workflow[Any, Any], **options: Any) -> None:
-        super().__init__(*workflows, **{"cancel_grace": "1s", **options})
+        super().__init__(*workflows, cancel_grace="1s", **options)
 
     def engine_of(self, runtime: Runtime) -> Engine:
         return self.service_of(runtime).engine
@@ -64,9 +64,6 @@ class Crossing(Fleet):
     def crash_after(self, runtime: Runtime, entries: int) -> None:
         """It commits so many more entries, and then loses its store."""
         self.store_of(runtime).entries_left = entries
-
-    def is_cut_off(self, runtime: Runtime) -> bool:
-        return self.store_of(runtime).entries_left == 0
 
     # What is durable
 

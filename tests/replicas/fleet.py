@@ -66,6 +66,7 @@ class MortalStore(SharedMemoryStore):
         if self.entries_left is not None:
             self.entries_left -= len(kept)
             if len(kept) < len(entries):
+                self.is_cut_off = True
                 raise StoreError("the power is gone")
 
     def try_commit(self, entries: list[Entry]) -> bool:
