@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_ROUNDS = 5
+
 
 class IOThread:
     """One daemon thread with an event loop, from `start` to `stop`. Any thread may `call` into it."""
@@ -61,10 +63,12 @@ class IOThread:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            if left:
+            for _ in range(_ROUNDS):  # what is cancelled may begin something: asyncpg has the server told of it
+                left = asyncio.all_tasks(loop)
+                for task in left:
+                    task.cancel()
+                if not left:
+                    break
                 loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         finally:
             loop.close()
