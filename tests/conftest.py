@@ -1,6 +1,8 @@
 """What every test shares: one hypothesis profile, and a score of planted bugs that is printed at the end."""
 
+import os
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 from hypothesis import settings
@@ -33,3 +35,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{name:50} universe {universes:3}  {how}")
     found = sum(1 for _, found_by, _ in scores if found_by)
     terminalreporter.write_line(f"{found} of {len(scores)} planted bugs were found")
+
+
+if os.environ.get("ROTOR_TEST_STORE") == "postgres":
+    # The tests of the runtime say `MemoryStore` where any store would do. With this they say it of PostgreSQL.
+    from postgres_kit import StandInStore
+
+    import rotor_actors
+    import rotor_actors.runtime
+
+    for module in (rotor_actors, rotor_actors.runtime):
+        vars(module)["MemoryStore"] = StandInStore
+
+    @pytest.fixture(autouse=True)
+    def _first_schema_again() -> None:
+        StandInStore.numbers = count(1)

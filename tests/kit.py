@@ -35,6 +35,9 @@ class FragileStore(MemoryStore):
         before_commit: called with the entries of each commit, before anything is kept.
     """
 
+    time: Callable[[], float] | None = None
+    """For stores that have a clock of their own: it shows this instead."""
+
     def __init__(self) -> None:
         super().__init__()
         self.facts: list[Fact] = []
@@ -74,6 +77,7 @@ class World:
     ) -> None:  # fmt: skip
         self.store = store or FragileStore()
         self.clock = clock or ManualClock()
+        self.store.time = self.clock.now
         self._workflows = workflows
         self._options: dict[str, Any] = {"drain_timeout": 0, **options}
         self._runtime: Runtime | None = None

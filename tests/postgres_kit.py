@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import count
 from typing import Any
@@ -15,7 +16,9 @@ import asyncpg
 import pytest
 from postgres_server import PostgresServer, all_binaries
 
+from rotor_actors.stores.postgres.address import within
 from rotor_actors.stores.postgres.store import PostgresStore
+from rotor_actors.stores.shared import Claim, ClaimQuery
 
 _numbers = count(1)
 
@@ -72,3 +75,54 @@ async def execute(url: str, sql: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in await connection.fetch(sql)]
     finally:
         await connection.close()
+
+
+_WIPE = "".join(
+    f"DELETE FROM @.rotor_{table};"
+    for table in ("runs", "steps", "items", "transactions", "mail", "watches", "declared", "replicas")
+)
+_TIME = """
+CREATE TABLE IF NOT EXISTS @.test_time(at float8);
+DELETE FROM @.test_time;
+CREATE OR REPLACE FUNCTION @.rotor_now() RETURNS float8 LANGUAGE sql VOLATILE AS $$
+    SELECT coalesce((SELECT at FROM @.test_time), extract(epoch FROM clock_timestamp())::float8) $$;
+"""
+
+
+class StandInStore(PostgresStore):
+    """In place of `MemoryStore` in tests of the runtime: what it holds outlives the runtime, and goes with the test.
+
+    Its calls are made on the event loop's thread: time that is moved by hand need not wait for other threads.
+
+    Attributes:
+        time: what the database takes for the time; None for its own.
+    """
+
+    is_inline = True
+    numbers: Iterator[int] = count(1)
+    """Begun anew for each test: a schema is emptied for the next one, which is quicker than making one."""
+
+    def __init__(self) -> None:
+        super().__init__(a_url(), schema=f"s{os.getpid()}_{next(self.numbers)}", lease=1e9)
+        self._is_ours = False
+        self.time: Callable[[], float] | None = None
+
+    async def _enter(self, connection: Any) -> int:
+        if not self._is_ours:
+            self._is_ours = True
+            number = await super()._enter(connection)
+            await connection.execute(within(_WIPE + _TIME, self.schema))
+            await connection.execute(within("UPDATE @.rotor_desk SET coordinator = NULL", self.schema))
+        number = await super()._enter(connection)
+        return number
+
+    def claim(self, query: ClaimQuery) -> Claim:
+        if self.time is not None:
+            now = self.time()
+            self._write(
+                "tell the time to",
+                lambda link: link.execute(
+                    within(f"DELETE FROM @.test_time; INSERT INTO @.test_time VALUES ({now})", self.schema)
+                ),
+            )
+        return super().claim(query)

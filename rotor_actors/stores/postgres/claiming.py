@@ -28,7 +28,7 @@ def _more(condition: str, order: str, source: str = "@.rotor_runs AS r") -> str:
     END IF;"""
 
 
-_DUE = f"r.is_parked AND r.wake_at <= extract(epoch FROM clock_timestamp()) AND {_MINE} AND {_NOT_FOR_ANOTHER}"
+_DUE = f"r.is_parked AND r.wake_at <= (SELECT @.rotor_now()) AND {_MINE} AND {_NOT_FOR_ANOTHER}"
 _WRITTEN_TO = f"r.is_parked AND {_MINE} AND {_NOT_FOR_ANOTHER} AND r.n IN (SELECT addressee FROM @.rotor_mail WHERE addressee > 0)"
 _MAY_RUN = f"({_MINE} OR r.cancel IS NOT NULL AND NOT {_ANYBODYS}) AND {_NOT_FOR_ANOTHER}"
 _TO_CANCEL = f"r.cancel IS NOT NULL AND {_MAY_RUN}"
@@ -102,7 +102,7 @@ END $$;
 # is named by number: a replica that entered after this has begun cannot be among the dead.
 REAP_REPLICAS = """
 DELETE FROM @.rotor_replicas WHERE number IN (
-    SELECT number FROM @.rotor_replicas WHERE lease_until < extract(epoch FROM clock_timestamp())
+    SELECT number FROM @.rotor_replicas WHERE lease_until < (SELECT @.rotor_now())
     FOR UPDATE SKIP LOCKED) RETURNING number
 """
 

@@ -53,6 +53,13 @@ def _updates(columns: tuple[str, ...]) -> str:
 
 _NOBODYS = "owner = NULL, is_parked = false, to_coordinator = false, cancel = NULL"
 
+# The only clock that decides leases and due times.
+_NOW = """
+CREATE FUNCTION @.rotor_now() RETURNS float8 LANGUAGE sql VOLATILE AS $$
+    SELECT extract(epoch FROM clock_timestamp())::float8
+$$;
+"""
+
 _PACKED = """
 CREATE FUNCTION @.rotor_packed(n bigint) RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN n < 128 THEN substr(int8send(n), 8) WHEN n < 256 THEN '\\xcc'::bytea || substr(int8send(n), 8)
@@ -226,7 +233,7 @@ END $$;
 
 _REGISTER = """
 CREATE FUNCTION @.rotor_enter(lease float8) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE mine bigint; now_ float8 := extract(epoch FROM clock_timestamp());
+DECLARE mine bigint; now_ float8 := @.rotor_now();
 BEGIN
     INSERT INTO @.rotor_replicas(label, began_at, lease_until) VALUES ('', now_, now_ + lease) RETURNING number INTO mine;
     UPDATE @.rotor_replicas SET label = 'replica-' || mine WHERE number = mine;
@@ -255,5 +262,5 @@ BEGIN
 END $$;
 """
 
-COMMITTING = _TYPES + _PACKED + _ADDRESSES + _SETTLE + _COMMIT
+COMMITTING = _TYPES + _NOW + _PACKED + _ADDRESSES + _SETTLE + _COMMIT
 REGISTERING = _REGISTER + _DECLARE

@@ -36,8 +36,8 @@ T = TypeVar("T")
 _ARGUMENTS = ", ".join(f"${place}" for place in range(1, len(COMMIT_PARAMETERS) + 2))
 _COMMIT = f"SELECT @.rotor_commit({_ARGUMENTS})"
 _BEAT = """
-    UPDATE @.rotor_replicas SET lease_until = extract(epoch FROM clock_timestamp()) + $2::float8 WHERE number = $1
-    RETURNING extract(epoch FROM clock_timestamp())::float8"""
+    UPDATE @.rotor_replicas SET lease_until = @.rotor_now() + $2::float8 WHERE number = $1
+    RETURNING @.rotor_now()"""
 _DRAIN = "UPDATE @.rotor_replicas SET is_draining = true WHERE number = $1 RETURNING true"
 
 _ATTEMPTS = 10
