@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 import pytest
 from postgres_server import PostgresServer, all_binaries
 
+from rotor_actors.records import Entry, ItemRow, RunRow, StepRow
+from rotor_actors.stores.base import ItemQuery, RunQuery
 from rotor_actors.stores.postgres.address import within
 from rotor_actors.stores.postgres.store import PostgresStore
 from rotor_actors.stores.shared import Claim, ClaimQuery
@@ -77,10 +80,9 @@ async def execute(url: str, sql: str) -> list[tuple[Any, ...]]:
         await connection.close()
 
 
-_WIPE = "".join(
-    f"DELETE FROM @.rotor_{table};"
-    for table in ("runs", "steps", "items", "transactions", "mail", "watches", "declared", "replicas")
-)
+_HELD = ("runs", "steps", "items", "transactions", "mail", "watches")
+_WIPE = "".join(f"DELETE FROM @.rotor_{table};" for table in (*_HELD, "declared", "replicas"))
+_WIPE += "UPDATE @.rotor_desk SET coordinator = NULL;"
 _TIME = """
 CREATE TABLE IF NOT EXISTS @.test_time(at float8);
 DELETE FROM @.test_time;
@@ -92,7 +94,8 @@ CREATE OR REPLACE FUNCTION @.rotor_now() RETURNS float8 LANGUAGE sql VOLATILE AS
 class StandInStore(PostgresStore):
     """In place of `MemoryStore` in tests of the runtime: what it holds outlives the runtime, and goes with the test.
 
-    Its calls are made on the event loop's thread: time that is moved by hand need not wait for other threads.
+    Its calls are made on the event loop's thread: time that is moved by hand need not wait for other threads. Closed, it
+    is opened for as long as a call takes. Its copy is a copy of what it holds.
 
     Attributes:
         time: what the database takes for the time; None for its own.
@@ -110,19 +113,59 @@ class StandInStore(PostgresStore):
     async def _enter(self, connection: Any) -> int:
         if not self._is_ours:
             self._is_ours = True
-            number = await super()._enter(connection)
+            await super()._enter(connection)
             await connection.execute(within(_WIPE + _TIME, self.schema))
-            await connection.execute(within("UPDATE @.rotor_desk SET coordinator = NULL", self.schema))
-        number = await super()._enter(connection)
-        return number
+        return await super()._enter(connection)
+
+    def _read(self, read: Any) -> Any:
+        with self._opened():
+            return super()._read(read)
+
+    def commit(self, entries: list[Entry]) -> None:
+        with self._opened():
+            super().commit(entries)
 
     def claim(self, query: ClaimQuery) -> Claim:
         if self.time is not None:
-            now = self.time()
-            self._write(
-                "tell the time to",
-                lambda link: link.execute(
-                    within(f"DELETE FROM @.test_time; INSERT INTO @.test_time VALUES ({now})", self.schema)
-                ),
-            )
+            sql = within(f"DELETE FROM @.test_time; INSERT INTO @.test_time VALUES ({self.time()})", self.schema)
+            self._write("tell the time to", lambda link: link.execute(sql))
         return super().claim(query)
+
+    @contextmanager
+    def _opened(self) -> Generator[None]:
+        if self._number is not None:
+            yield
+            return
+        self.open()
+        try:
+            yield
+        finally:
+            self.close()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        found = type(self)()
+        with self._opened(), found._opened():
+            sql = "".join(
+                f"INSERT INTO {found.schema}.rotor_{table} OVERRIDING SYSTEM VALUE "
+                f"SELECT * FROM {self.schema}.rotor_{table};"
+                for table in _HELD
+            )
+            sql += f"UPDATE {found.schema}.rotor_runs SET owner = NULL"
+            found._write("copy to", lambda link: link.execute(sql))
+        return found
+
+    # What some tests look at.
+
+    @property
+    def _runs(self) -> dict[int, RunRow]:
+        rows = self.list_runs(RunQuery(limit=2**31))
+        return {row.n: row for row in reversed(rows)}
+
+    @property
+    def _steps(self) -> dict[int, list[StepRow]]:
+        return {n: self.steps(n) for n in self._runs}
+
+    @property
+    def _items(self) -> dict[str, dict[str, ItemRow]]:
+        rows = self._all("SELECT DISTINCT space FROM @.rotor_items ORDER BY space", (), tuple)
+        return {space: {item.key: item for item in self.items(ItemQuery(space))} for (space,) in rows}
