@@ -165,7 +165,8 @@ class Ending:
             kernel.append(run, entries[0] if len(together) == 1 else Together(together))
         # First of all its parent: what features record of this end comes after it in the journal, and so on replay.
         self._tell_parent(run, Outcome(_OUTCOME_OF[status], result if status is RunStatus.COMPLETED else error))
-        self._finishing.begin_handlers(entries)
+        if len(entries) > 1:
+            self._finishing.begin_handlers(entries)
         kernel.features.run_ended(run)
         self._finishing.finish(run)
 

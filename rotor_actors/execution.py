@@ -15,6 +15,10 @@ class Owner(Protocol):
         """The coroutine that does it; called within its task."""
         ...
 
+    def suspended(self) -> None:
+        """Its first part is over, and it goes on later."""
+        ...
+
     def returned(self, execution: Execution, result: Any) -> None:
         """It has ended."""
         ...
@@ -40,9 +44,12 @@ class Execution(Coroutine[Any, Any, None]):
     def send(self, value: Any) -> Any:
         try:
             inner = self._inner
-            if inner is None:
-                inner = self._inner = self._owner.execute()
-            return inner.send(value)
+            if inner is not None:
+                return inner.send(value)
+            inner = self._inner = self._owner.execute()
+            yielded = inner.send(value)
+            self._owner.suspended()
+            return yielded
         except StopIteration as end:
             result = end.value
         except BaseException as error:

@@ -373,8 +373,10 @@ class RunActor:
         todo, state = self._effects, self._state
         while todo or state.effects:
             if not todo:
-                todo = self._effects = state.take_effects()
-                todo.reverse()
+                todo = self._effects = state.effects
+                state.effects = []
+                if len(todo) > 1:
+                    todo.reverse()
             effect = todo.pop()
             if isinstance(effect, Begin):
                 self._begin_step(effect.pending)

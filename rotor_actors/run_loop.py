@@ -30,6 +30,10 @@ from rotor_actors.loop_tasks import Asker, Guard, RunFuture, RunTask, StepFuture
 
 T = TypeVar("T")
 
+# Called a few times for each turn of each run.
+_get_running_loop, _set_running_loop = events._get_running_loop, events._set_running_loop
+_get_asyncgen_hooks, _set_asyncgen_hooks = sys.get_asyncgen_hooks, sys.set_asyncgen_hooks
+
 _logger = logging.getLogger("rotor_actors")
 
 # How many callbacks run between two looks at the clock: a look costs about as much as a callback.
@@ -121,9 +125,9 @@ class RunLoop(asyncio.AbstractEventLoop):
         may be what ends the shielded task.
         """
         # As a tuple: the collector does not look into what sys gives, and an exception's frames may keep this one.
-        previous, hooks = events._get_running_loop(), tuple(sys.get_asyncgen_hooks())
-        events._set_running_loop(self)
-        sys.set_asyncgen_hooks(None, self._close_generator)
+        previous, hooks = _get_running_loop(), tuple(_get_asyncgen_hooks())
+        _set_running_loop(self)
+        _set_asyncgen_hooks(None, self._close_generator)
         try:
             while not self._ready or self._work_off(self._ready, is_over):
                 if not self._retries or self._rounds >= _MOST_ROUNDS:
@@ -135,8 +139,8 @@ class RunLoop(asyncio.AbstractEventLoop):
                     return True  # nothing came of the retries but new retries
             return False
         finally:
-            sys.set_asyncgen_hooks(*hooks)
-            events._set_running_loop(previous)
+            _set_asyncgen_hooks(*hooks)
+            _set_running_loop(previous)
 
     def _work_off(self, handles: deque[Handle], is_over: Callable[[], bool] | None) -> bool:
         """Run what is ready, and what becomes ready by that; False when the slice is used up before all of it is."""
@@ -190,7 +194,10 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def pending_tasks(self) -> list[RunTask]:
         """The tasks that are not done, in order of creation."""
-        return [task for task in self._tasks if not task.done()]
+        tasks = self._tasks
+        if len(tasks) == 1 and tasks[0].done():
+            return []  # as at the end of most runs
+        return [task for task in tasks if not task.done()]
 
     def let_go(self) -> None:
         """Hold nothing that holds this loop: what is over then goes at once, and is not left to the cyclic collector."""

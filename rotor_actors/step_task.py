@@ -76,8 +76,8 @@ class StepTask:
         failures: how often its body has failed so far, in this attempt of the run.
     """
 
-    __slots__ = ("_execution", "_host", "_is_timed_out", "_task", "_thread", "attempts", "began_at", "is_stopped", "pending",
-                 "retry_at", "run")  # fmt: skip
+    __slots__ = ("_deadline", "_execution", "_host", "_is_armed", "_is_timed_out", "_task", "_thread", "attempts",
+                 "began_at", "is_stopped", "pending", "retry_at", "run")  # fmt: skip
 
     def __init__(self, host: StepHost, run: Run, pending: Pending, failures: int = 0) -> None:
         self._host = host
@@ -88,7 +88,9 @@ class StepTask:
         self.retry_at: float | None = None
         """When its body is executed again; None while it is, or waits for its past to be durable."""
         self.is_stopped = False
-        self._is_timed_out = False
+        self._is_timed_out = self._is_armed = False
+        self._deadline = 0.0
+        """When its execution times out; 0 before that is known."""
         self._execution: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
         self._thread: ThreadCall | None = None
@@ -130,6 +132,7 @@ class StepTask:
         run = self.run
         self.attempts += 1
         self.retry_at = None
+        self._deadline = 0.0
         if self.began_at is None:
             self.began_at = self._host.now()
         self._host.on_effect(run, self.pending, self.attempts)
@@ -173,17 +176,22 @@ class StepTask:
     def execute(self) -> Coroutine[Any, Any, Any]:
         """The coroutine that does it; called within its task."""
         self._check_lease()
-        spec = self.spec
+        spec: RunSpec = self.pending.spec
         if spec.runner is not None:
             return self._by_runner(spec, spec.runner)
         if gives_coroutine(spec.fn):
-            self._arm_timeout()
+            self._deadline = self._host.now() + spec.timeout
             coro: Coroutine[Any, Any, Any] = spec.fn(*spec.args)
             return coro
         if not is_async(spec.fn):
             return self._in_thread(spec)
-        self._arm_timeout()
+        self._deadline = self._host.now() + spec.timeout
         return _awaited(spec)
+
+    def suspended(self) -> None:
+        """What ends in its first part needs no alarm for its timeout: nothing could have interrupted it before."""
+        if self._deadline:
+            self._arm(self._deadline)
 
     async def _in_thread(self, spec: RunSpec) -> Any:
         async with self._host.threads.slot():
@@ -210,14 +218,18 @@ class StepTask:
             raise asyncio.CancelledError("the replica's lease is lost")
 
     def _arm_timeout(self) -> None:
-        self._host.timers.add(self, self._host.now() + self.spec.timeout)
+        self._arm(self._host.now() + self.pending.spec.timeout)
+
+    def _arm(self, deadline: float) -> None:
+        self._is_armed = True
+        self._host.timers.add(self, deadline)
 
     def returned(self, execution: Execution, result: Any) -> None:
         """An execution has ended."""
         if not self._is_wanted(execution, None):
             return
         try:
-            blob, value = self.spec.codec.round_trip(result)
+            blob, value = self.pending.spec.codec.round_trip(result)
         except PayloadError as error:
             self._failed(PayloadError(f"{self.where}: its result cannot be stored: {error}"))
             return
@@ -244,7 +256,9 @@ class StepTask:
         if execution is not self._execution:
             return False
         self._task = self._execution = None
-        self._host.timers.discard(self)
+        if self._is_armed:
+            self._is_armed = False
+            self._host.timers.discard(self)
         if self._thread is not None:
             if self._thread.is_running:
                 self._host.thread_left(self, self._thread)

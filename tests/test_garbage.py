@@ -67,9 +67,10 @@ async def test_runs_that_have_ended_leave_nothing_to_the_collector() -> None:
         invokes = (ctx.step.invoke("c", workflow=child, data=n, timeout="1h") for n in range(CHILDREN))
         return sum(each.result for each in await asyncio.gather(*invokes))
 
+    before = ours()  # what other tests have left, and somebody holds
     async with World(wide, child) as world:
         await world.execute(wide)
-        assert ours() == []
+        assert [each for each in ours() if not any(each is other for other in before)] == []
 
 
 @pytest.mark.usefixtures("no_collections")
