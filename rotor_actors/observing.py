@@ -37,6 +37,9 @@ class Observer:
     def opened(self, runs: Iterable[RunRow], gauges: Gauges) -> None:
         """The runtime is open; these runs have not ended and go on."""
 
+    def taken_in(self, runs: Iterable[RunRow]) -> None:
+        """Many replicas: these runs go on here from now on. Those that a `RunsReleased` names do so no more."""
+
     def committed(self, facts: Sequence[Fact], seconds: float) -> None:
         """These facts have become durable, by a commit that took so long; in the order in which they came."""
 
@@ -59,6 +62,9 @@ class Observers:
 
     def opened(self, runs: Sequence[RunRow], gauges: Gauges) -> None:
         self._each(lambda observer: observer.opened(runs, gauges))
+
+    def taken_in(self, runs: Sequence[RunRow]) -> None:
+        self._each(lambda observer: observer.taken_in(runs))
 
     def committed(self, facts: Sequence[Fact], seconds: float) -> None:
         self._each(lambda observer: observer.committed(facts, seconds))

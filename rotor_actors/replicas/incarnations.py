@@ -82,7 +82,10 @@ class Incarnations:
         lost = self._service
         assert lost is not None
         workflows = lost.known_workflows()
-        await lost.close()
+        try:
+            await lost.close()
+        except Exception:  # whatever is left of it, there must be another
+            _logger.exception("what was lost could not be closed in good order")
         pause = 0.0
         while True:
             await asyncio.sleep(pause * (0.5 + self._chance()))

@@ -69,6 +69,7 @@ class TakingIn:
         for item in recovery.intact(around.items):
             spaces.setdefault(item.space, []).append(item)
         engine.features.taken_in(runs, spaces)
+        engine.observers.taken_in([run.snapshot() for run in runs])
         for run in runs:
             if run.workflow is not None:
                 engine.features.run_known(run)

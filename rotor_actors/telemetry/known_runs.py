@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from rotor_actors.records import Fact, RunChanged, RunCreated, RunRow, RunsCancelled, RunStatus
+from rotor_actors.records import Fact, RunChanged, RunCreated, RunRow, RunsCancelled, RunsReleased, RunStatus
 
 
 class KnownRuns:
@@ -15,6 +15,10 @@ class KnownRuns:
 
     def open(self, runs: Iterable[RunRow]) -> None:
         self._rows = {row.n: row for row in runs}
+
+    def take_in(self, runs: Iterable[RunRow]) -> None:
+        """Others have begun them; they go on here."""
+        self._rows.update((row.n, row) for row in runs)
 
     def get(self, n: int) -> RunRow | None:
         return self._rows.get(n)
@@ -35,6 +39,9 @@ class KnownRuns:
                 row = fact.run
                 if row.status.is_terminal and row.ended_at is not None and self._rows.pop(row.n, None) is not None:
                     yield row, row.status, row.ended_at
+            elif isinstance(fact, RunsReleased):
+                for n in fact.ns:
+                    self._rows.pop(n, None)
             elif isinstance(fact, RunsCancelled):
                 for n in fact.ns:
                     cancelled = self._rows.pop(n, None)

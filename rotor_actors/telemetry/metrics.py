@@ -95,6 +95,9 @@ class Metrics(Observer):
         self._gauges["entries_waiting"].set_function(lambda: gauges.entries_waiting)
         self._gauges["store_full"].set_function(lambda: gauges.is_full)
 
+    def taken_in(self, runs: Iterable[RunRow]) -> None:
+        self._runs.take_in(runs)
+
     def committed(self, facts: Sequence[Fact], seconds: float) -> None:
         self._commits.observe(seconds)
         self._facts.observe(len(facts))

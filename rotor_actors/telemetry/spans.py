@@ -60,6 +60,9 @@ class Tracing(Observer):
         if hasattr(self._tracer, "id_generator"):
             self._tracer.id_generator = self._ids
 
+    def taken_in(self, runs: Iterable[RunRow]) -> None:
+        self._runs.take_in(runs)
+
     def step_begins(self, run: RunRow, key: bytes, step_id: str, execution: int, context: contextvars.Context) -> None:
         span = self._trace.NonRecordingSpan(self._span_context(run.root_run_id, step_span_id(run.run_id, key)))
         context.run(self._make_current, span)
