@@ -88,6 +88,8 @@ class Options(msgspec.Struct, frozen=True):
     remember_event_ids: float = 86_400.0
     label: str = ""
     spill_above: int | None = None
+    is_visitor: bool = False
+    """Many replicas: it runs nothing and coordinates nothing; it is there to tell runs something."""
     is_home: Callable[[Workflow[Any, Any], str], bool] | None = None
     """Of several stores: is it this one where the workflow's schedule runs, and where an event of this id starts it?"""
     forward: Callable[[], None] | None = None

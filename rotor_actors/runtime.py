@@ -198,6 +198,10 @@ class Runtime(Serving):
         async with engine.journal.commit_lock.writer_lock:
             await engine.ports.writer.call(lambda: engine.ports.store.backup(path))
 
+    def only_visit(self) -> None:
+        """Before it is entered, on a shared store: see `visitor`."""
+        self._options = msgspec.structs.replace(self._options, is_visitor=True, spill_above=0)
+
     def _set_up(self, shards: Sequence[Shard], given: dict[str, Any]) -> None:
         raise NotImplementedError  # of one that has several stores
 
@@ -226,6 +230,10 @@ class _ShardedRuntime(Sharded, Runtime):
         is_home = partial(_is_home, placement, at)
         part._options = msgspec.structs.replace(part._options, is_home=is_home, forward=self._forwardings[at].wake)
         return part
+
+    def only_visit(self) -> None:
+        for part in self._runtimes:
+            part.only_visit()
 
     @property
     def stores(self) -> tuple[Store, ...]:
@@ -258,6 +266,14 @@ class _ShardedRuntime(Sharded, Runtime):
         """One copy of each shard: `path` with `.0`, `.1`, … in the order of the list; each is of a moment of its own."""
         for at, part in enumerate(self._runtimes):
             await part.backup(f"{os.fspath(path)}.{at}")
+
+
+def visitor(store: Any, *, workflows: Iterable[Workflow[Any, Any]] = (), clock: Clock | None = None) -> Runtime:
+    """A runtime on a shared store (or several) that tells runs something and runs nothing: what it starts or brings back
+    is left to the replicas. It is one of them for as long as it is open."""
+    runtime = Runtime(store, workflows=workflows, drain_timeout=0, clock=clock, control=False)
+    runtime.only_visit()
+    return runtime
 
 
 def _is_home(placement: Placement, at: int, workflow: Workflow[Any, Any], event_id: str) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rotor_actors import control
 from rotor_actors.clock import Clock, SystemClock
@@ -17,7 +17,7 @@ from rotor_actors.ownership import LOOK_AROUND_SECONDS
 from rotor_actors.payload import Codecs
 from rotor_actors.records import RunRow
 from rotor_actors.registry import Registry
-from rotor_actors.runtime import Runtime
+from rotor_actors.sharding.placement import Shard, named
 from rotor_actors.showing import Showing
 from rotor_actors.stores.base import StoreReader, StoreView
 from rotor_actors.stores.shared import is_shared_view
@@ -40,7 +40,7 @@ class RuntimeView(Showing):
     durable. What a run does right now only its owner knows: `why` and `waiting_for` say what the store says.
 
     Args:
-        store: the file, or a `StoreView`.
+        store: a file, a URL, or a `StoreView`; or a list of them, as given to `Runtime`.
         workflows: whose annotations type what is shown; without them inputs and results are plain values.
         clock: for tests.
 
@@ -66,7 +66,7 @@ class RuntimeView(Showing):
 
     def __init__(
         self,
-        store: str | os.PathLike[str] | StoreView = "rotor.db",
+        store: str | os.PathLike[str] | StoreView | Sequence[str | os.PathLike[str] | Shard] = "rotor.db",
         *,
         workflows: Iterable[Workflow[Any, Any]] = (),
         clock: Clock | None = None,
@@ -128,7 +128,9 @@ class RuntimeView(Showing):
             return await asyncio.to_thread(partial(control.ask, self._store.path, verb, **arguments))
         if not is_shared_view(self._store):
             raise control.ControlError(f"{type(self._store).__name__} can be looked at only: {verb} is not possible")
-        async with Runtime(self._store.replica_store(), drain_timeout=0, clock=self._given_clock) as runtime:
+        from rotor_actors.runtime import visitor  # here: who only looks need not wait for the engine
+
+        async with visitor(self._store.replica_store(), clock=self._given_clock) as runtime:
             return await runtime.perform(verb, arguments)
 
     async def _newest(self) -> int:
@@ -170,7 +172,20 @@ class RuntimeView(Showing):
         return await self._read(partial(read_stored_waits, row))
 
 
-def _chosen_view(store: str | os.PathLike[str] | StoreView) -> StoreView:
+def _chosen_view(store: object) -> StoreView:
+    if isinstance(store, list | tuple):
+        from rotor_actors.sharding.view import view_of  # here: hardly anybody has several
+
+        shards = named(cast("Sequence[object]", store))
+        return view_of(shards, [_chosen_view(each.store) for each in shards])
+    if isinstance(store, str) and store.startswith(("postgresql://", "postgres://")):
+        from rotor_actors.stores.postgres.view import PostgresView  # here: who has a file need not wait for it
+
+        return PostgresView(store)
     if isinstance(store, str):
         return SQLiteView(store.removeprefix("sqlite:///"))
-    return SQLiteView(store) if isinstance(store, os.PathLike) else store
+    if isinstance(store, os.PathLike):
+        return SQLiteView(cast("os.PathLike[str]", store))
+    if not hasattr(store, "list_runs"):
+        raise TypeError(f"store: expected a file, 'postgresql://…' or a StoreView; got {store!r}")
+    return cast(StoreView, store)

@@ -14,6 +14,7 @@ import msgspec
 
 from rotor_actors.cli.main import DONE, UsageError
 from rotor_actors.cli.output import as_json, colored, print_one, print_rows
+from rotor_actors.cli.stores import stores_of
 from rotor_actors.durations import seconds
 from rotor_actors.errors import DurationError
 from rotor_actors.exports import each_run, export_tree
@@ -27,7 +28,7 @@ def ls(options: argparse.Namespace) -> int:
     """List runs."""
 
     async def read() -> list[RunInfo]:
-        async with RuntimeView(options.store) as view:
+        async with RuntimeView(stores_of(options.store)) as view:
             return await view.runs(
                 status=options.status,
                 workflow=options.workflow,
@@ -56,7 +57,7 @@ def show(options: argparse.Namespace) -> int:
     """Show one run with its steps and children."""
 
     async def read() -> dict[str, Any]:
-        async with RuntimeView(options.store) as view:
+        async with RuntimeView(stores_of(options.store)) as view:
             run = await view.info(options.run_id)
             steps = await view.steps(options.run_id)
             children = await view.runs(parent=options.run_id, limit=1000)
@@ -89,7 +90,7 @@ def tree(options: argparse.Namespace) -> int:
     """Show a run and all below it."""
 
     async def read() -> Any:
-        async with RuntimeView(options.store) as view:
+        async with RuntimeView(stores_of(options.store)) as view:
             return await view.tree(options.run_id)
 
     found = asyncio.run(read())
@@ -108,7 +109,7 @@ def export(options: argparse.Namespace) -> int:
     """Write a run's tree as one file."""
 
     async def read() -> Any:
-        async with RuntimeView(options.store) as view:
+        async with RuntimeView(stores_of(options.store)) as view:
             return await view.tree(options.run_id)
 
     text = export_tree(asyncio.run(read()), options.format)

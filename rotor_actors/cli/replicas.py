@@ -11,6 +11,7 @@ import msgspec
 
 from rotor_actors.cli.main import DONE, FAILED, UsageError
 from rotor_actors.cli.output import as_json, print_rows
+from rotor_actors.cli.stores import stores_of
 from rotor_actors.runtime_view import RuntimeView
 from rotor_actors.stores.shared import is_shared_view
 from rotor_actors.views import ReplicaInfo, UnownedRuns
@@ -23,7 +24,7 @@ def replicas(options: argparse.Namespace) -> int:
     """List them. Status 1 where runs wait that no replica can run: for scripts and alarms."""
 
     async def read() -> tuple[list[ReplicaInfo], list[UnownedRuns]]:
-        async with RuntimeView(options.store) as view:
+        async with RuntimeView(stores_of(options.store)) as view:
             if not is_shared_view(view.store):
                 raise UsageError(f"{options.store} has one owner; only a store that replicas share has any")
             return await view.replicas(), await view.unowned()

@@ -12,6 +12,7 @@ import msgspec
 from rotor_actors.cli.live import follow
 from rotor_actors.cli.main import CANCELLED, DONE, FAILED
 from rotor_actors.cli.output import as_json, parse_data
+from rotor_actors.cli.stores import stores_of
 from rotor_actors.cli.targets import load_workflow, workflows_beside
 from rotor_actors.control import ask
 from rotor_actors.errors import StoreLockedError
@@ -27,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     workflows = [workflow, *(each for each in workflows_beside(options.workflow) if each is not workflow)]
 
     async def here() -> RunInfo:
-        async with Runtime(options.store, workflows=workflows, drain_timeout=0) as runtime:
+        async with Runtime(stores_of(options.store), workflows=workflows, drain_timeout=0) as runtime:
             handle = await runtime.start_from_json(workflow, data, run_id=options.run_id)
             print(f"run {handle.run_id}", file=sys.stderr)
             return await follow(runtime, handle.run_id, plain=options.plain)
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     async def there() -> RunInfo:
         run_id = ask(options.store, "start", workflow=workflow.id, data=data, run_id=options.run_id)
         print(f"run {run_id}, in the process that has {options.store} open", file=sys.stderr)
-        async with RuntimeView(options.store, workflows=workflows) as view:
+        async with RuntimeView(stores_of(options.store), workflows=workflows) as view:
             return await follow(view, run_id, plain=options.plain)
 
     try:

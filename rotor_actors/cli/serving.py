@@ -15,6 +15,7 @@ from typing import Any
 from rotor_actors.cli.main import DONE, UsageError
 from rotor_actors.cli.replicating import serve_replicas
 from rotor_actors.cli.stopping import stop_at_end_of_input, stopping
+from rotor_actors.cli.stores import stores_of
 from rotor_actors.cli.targets import load_runtime
 from rotor_actors.runtime import Runtime
 from rotor_actors.runtime_view import RuntimeView
@@ -44,7 +45,7 @@ def dashboard(options: argparse.Namespace) -> int:
     """Serve the dashboard of a store; what is done on it, the process that owns the store does."""
 
     async def show() -> None:
-        async with stopping() as stop, RuntimeView(options.store) as view:
+        async with stopping() as stop, RuntimeView(stores_of(options.store)) as view:
             await serve_app(view.dashboard(insecure=options.insecure), options.host, options.port, stop)
 
     asyncio.run(show())

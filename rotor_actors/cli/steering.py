@@ -1,6 +1,7 @@
 """`rotor runs cancel`, `restart`, `resume`, `rotor send`, `rotor signal`.
 
-The store has one owner. Where a process has it open, that process is asked; where none has, it is opened here.
+A file has one owner. Where a process has it open, that process is asked; where none has, it is opened here. A database
+that replicas share is told: by a replica that runs nothing, for as long as that takes.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from typing import Any
 
 from rotor_actors.cli.main import DONE, FAILED
 from rotor_actors.cli.output import parse_data, print_one, print_rows
+from rotor_actors.cli.stores import has_one_owner, stores_of
 from rotor_actors.cli.targets import load_runtime
 from rotor_actors.control import ControlError, ControlTimeoutError, ask
 from rotor_actors.errors import StoreLockedError
-from rotor_actors.runtime import Runtime
+from rotor_actors.runtime import Runtime, visitor
 
 _USUAL, _LONG = "60s", "10m"
 _LONG_VERBS = frozenset({"cancel", "delete", "prune"})
 
 
 def _perform(options: argparse.Namespace, verb: str, **arguments: object) -> Any:
-    """Ask the owner; without one, be it for a moment."""
+    """Ask the owner; without one, be it for a moment. Where replicas share the store, be one of them for a moment."""
+    if not has_one_owner(options.store):
+        return asyncio.run(_visit(options, verb, arguments))
     try:
         return ask(options.store, verb, within=_LONG if verb in _LONG_VERBS else _USUAL, **arguments)
     except ControlTimeoutError:
@@ -41,6 +45,13 @@ def _perform(options: argparse.Namespace, verb: str, **arguments: object) -> Any
         return asyncio.run(here())
     except StoreLockedError as error:
         raise ControlError(f"{error}; and that process does not answer at its control socket") from error
+
+
+async def _visit(options: argparse.Namespace, verb: str, arguments: dict[str, object]) -> Any:
+    target = getattr(options, "app", None)
+    workflows = load_runtime(target, options.store).workflows if target else ()
+    async with visitor(stores_of(options.store), workflows=workflows) as runtime:
+        return await runtime.perform(verb, arguments)
 
 
 def cancel(options: argparse.Namespace) -> int:

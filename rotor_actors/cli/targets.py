@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from rotor_actors.cli.main import UsageError
+from rotor_actors.cli.stores import stores_of
 from rotor_actors.runtime import Runtime
 from rotor_actors.workflows import Workflow
 
@@ -57,10 +58,12 @@ def load_runtime(target: str, store: str) -> Runtime:
         return found
     if isinstance(found, Workflow):
         chosen: Workflow[Any, Any] = found  # pyright: ignore[reportUnknownVariableType]
-        return Runtime(store, workflows=[chosen, *(each for each in workflows_beside(target) if each is not chosen)])
+        return Runtime(
+            stores_of(store), workflows=[chosen, *(each for each in workflows_beside(target) if each is not chosen)]
+        )
     if isinstance(found, Iterable):
         workflows: list[Any] = list(found)  # pyright: ignore[reportUnknownArgumentType]
         if workflows and all(isinstance(each, Workflow) for each in workflows):
-            return Runtime(store, workflows=workflows)
+            return Runtime(stores_of(store), workflows=workflows)
     kind = type(cast(object, found)).__name__
     raise UsageError(f"{target!r} is {kind}; expected a Runtime, a function that makes one, or workflows")

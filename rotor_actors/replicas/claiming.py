@@ -70,11 +70,13 @@ class Claiming:
             each.begin_coordinating()
 
     async def _ask(self, limit: int) -> Claim:
-        return await self._engine.ports.writer.call(partial(self._sharing.store.claim, ClaimQuery(limit)))
+        query = ClaimQuery(limit, coordinates=not self._engine.options.is_visitor)
+        return await self._engine.ports.writer.call(partial(self._sharing.store.claim, query))
 
 
 async def declare(engine: Engine, sharing: Sharing, label: str) -> None:
     """Say what this replica can run: all that is registered."""
-    declared = [Declared(each.id, each.versions) for each in engine.registry.all()]
+    known = [] if engine.options.is_visitor else engine.registry.all()
+    declared = [Declared(each.id, each.versions) for each in known]
     name = label or f"replica-{sharing.replica}"
     await engine.ports.writer.call(partial(sharing.store.declare, name, declared))

@@ -10,7 +10,7 @@ none; only its owner records anything of it. What concerns a run that another re
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import msgspec
 
@@ -117,8 +117,8 @@ class SharedReader(StoreReader, Protocol):
 class SharedView(StoreView, SharedReader, Protocol):
     """A shared store as seen by somebody who is no replica."""
 
-    def replica_store(self) -> SharedStore:
-        """The same, to be opened: whoever only looks becomes a replica for as long as it takes to tell runs something."""
+    def replica_store(self) -> Any:
+        """What `Runtime` takes to open the same: whoever only looks is a replica while it tells runs something."""
         ...
 
 

@@ -57,7 +57,7 @@ async def migrate(connection: Any, name: str, schema: str) -> None:
     Raises:
         StoreVersionError: a newer program was here.
     """
-    version = await _version(connection, name, schema)
+    version = await schema_version(connection, name, schema)
     for attempt in range(_ATTEMPTS):
         if version == SCHEMA_VERSION:
             return
@@ -66,7 +66,7 @@ async def migrate(connection: Any, name: str, schema: str) -> None:
                 await connection.execute(
                     "SELECT pg_advisory_xact_lock(hashtextextended('rotor-schema ' || $1, 0))", schema
                 )
-                version = await _version(connection, name, schema)
+                version = await schema_version(connection, name, schema)
                 await _bring_up(connection, schema, version)
                 version = SCHEMA_VERSION
         except Exception as error:
@@ -76,7 +76,8 @@ async def migrate(connection: Any, name: str, schema: str) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _version(connection: Any, name: str, schema: str) -> int:
+async def schema_version(connection: Any, name: str, schema: str) -> int:
+    """Of the store in this schema; 0 where there is none. Raises StoreVersionError: a newer program was here."""
     if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{quoted(schema)}.rotor_schema"):
         return 0
     version: int = await connection.fetchval(within("SELECT version FROM @.rotor_schema", schema))

@@ -164,6 +164,11 @@ class PostgresReader:
                 of_it.append(Declared(workflow_id, None if versions is None else tuple(versions)))
         return found
 
+    def database_time(self) -> float:
+        """Seconds since the epoch, by the clock that decides leases."""
+        times = self._all("SELECT extract(epoch FROM clock_timestamp())::float8", (), lambda row: float(row[0]))
+        return times[0]
+
     def owners(self, ns: list[int]) -> dict[int, int | None]:
         return dict(self._all(queries.OWNERS, (ns,), tuple))
 
