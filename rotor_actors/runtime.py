@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -33,7 +34,7 @@ from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
 from rotor_actors.stores.sqlite import SQLiteStore
 from rotor_actors.workflows import Workflow
-from supervisors import ChildSpec, Restart
+from supervisors import ChildSpec, Restart, Supervisor
 
 
 class Runtime(Serving):
@@ -57,8 +58,8 @@ class Runtime(Serving):
         control: listen at a Unix socket beside the store's file, for the owner's rights only, so that `rotor` (the
             command line) can ask this process to cancel, send and the like.
         remember_event_ids: for how long an event that is sent with the same id again is not delivered again.
-        label: what this replica is called, where it is shown. Only on a store that many replicas share; on another it
-            has no meaning, as has `spill_above`.
+        label: what this replica is called, where it is shown; machine and pid unless given. Only on a store that many
+            replicas share; on another it has no meaning, as has `spill_above`.
         spill_above: of runs that are at work here (about to begin, or with a step in flight), and of new ones above
             it are left to whichever replica has room; None: never. Runs that wait do not count.
         observers: are shown what becomes durable: see `rotor_actors.telemetry` for traces, metrics and log fields.
@@ -133,6 +134,8 @@ class Runtime(Serving):
         )
         chance = rng or random.Random()
         chosen = _chosen_store(cast("str | os.PathLike[str] | Store", store))
+        if not label and not chosen.is_inline:
+            self._options = msgspec.structs.replace(self._options, label=f"{socket.gethostname()}:{os.getpid()}")
         self._make_executor = make = executor or partial(_executor, chosen)
         self._ports = Ports(
             clock=clock or SystemClock(),
@@ -219,6 +222,7 @@ class _ShardedRuntime(Sharded, Runtime):
         self._runtimes = [self._make_part(at, gathered, given) for at in range(len(shards))]
         self._parts = self._runtimes
         self._stores = self.stores
+        self._supervisor = Supervisor(name="shards")
         self._reading_thread = (given["executor"] or ThreadExecutor)("rotor-shards")
 
     def _make_part(self, at: int, gathered: Gathered, given: dict[str, Any]) -> Runtime:
@@ -256,6 +260,7 @@ class _ShardedRuntime(Sharded, Runtime):
 
     async def _leave(self, parts: Sequence[Runtime]) -> None:
         """All drain at once, for as long as one would."""
+        await self._supervisor.stop()
         left = await asyncio.gather(*(part.__aexit__() for part in parts), return_exceptions=True)
         self._reading_thread.close()
         for error in left:

@@ -13,6 +13,7 @@ from rotor_actors.records import ItemPut, ItemRow, ItemsExpired, Together
 from rotor_actors.showing import AUDIT, Showing
 from rotor_actors.steering import Steering
 from rotor_actors.workflows import Workflow
+from supervisors import ChildInfo
 
 if TYPE_CHECKING:
     from rotor_actors.dashboard.window import ServiceJson
@@ -39,14 +40,9 @@ class Serving(Steering, Showing):
         return self._open().registry.all()
 
     def _services(self) -> list[ServiceJson]:
-        from rotor_actors.dashboard.window import ServiceJson
-
         self._open()
         assert self._service is not None
-        return [
-            ServiceJson(str(child.id), child.state.value, child.restart.value, child.restarts)
-            for child in self._service.services()
-        ]
+        return services_json(self._service.services())
 
     async def _facts(self) -> list[tuple[str, str]]:
         engine = self._open()
@@ -86,3 +82,10 @@ class Serving(Steering, Showing):
         item = ItemRow(AUDIT, str(seq), msgspec.msgpack.encode(entry), ord=-seq, due=due)  # the newest is read first
         journal.append(Together([ItemPut(item), ItemsExpired(AUDIT, self._open().now())]))
         await journal.durable(journal.last_seq)
+
+
+def services_json(services: Iterable[ChildInfo]) -> list[ServiceJson]:
+    """Supervised services, as they are shown."""
+    from rotor_actors.dashboard.window import ServiceJson
+
+    return [ServiceJson(str(each.id), each.state.value, each.restart.value, each.restarts) for each in services]

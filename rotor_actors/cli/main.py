@@ -150,13 +150,19 @@ def _add_runs(commands: Any) -> None:
     ):
         again = _with_output(_command(below, name, "steering", name, help))
         again.add_argument("run_id", metavar="RUN")
-        again.add_argument("--app", metavar="MODULE:APP", help="its workflows, where no process has the store open")
+        again.add_argument(
+            "--app",
+            metavar="MODULE:APP",
+            help="its workflows, where no process has the store open, or replicas share it",
+        )
     fork = _with_output(
         _command(below, "fork", "steering", "fork", "run it again from a step, with what came before it")
     )
     fork.add_argument("run_id", metavar="RUN")
     fork.add_argument("--from", dest="from_step", required=True, metavar="STEP", help="the first step that runs again")
-    fork.add_argument("--app", metavar="MODULE:APP", help="its workflows, where no process has the store open")
+    fork.add_argument(
+        "--app", metavar="MODULE:APP", help="its workflows, where no process has the store open, or replicas share it"
+    )
     delete = _command(below, "delete", "steering", "delete", "delete a run that has ended, with its whole tree")
     delete.add_argument("run_id", metavar="RUN")
     prune = _with_output(_command(below, "prune", "steering", "prune", "delete the trees that ended long ago"))
@@ -175,7 +181,11 @@ def _add_telling(commands: Any) -> None:
     signal = _with_data(_command(commands, "signal", "steering", "signal", "signal the run that waits for it"))
     signal.add_argument("signal", metavar="NAME")
     for parser in (send, signal):
-        parser.add_argument("--app", metavar="MODULE:APP", help="its workflows, where no process has the store open")
+        parser.add_argument(
+            "--app",
+            metavar="MODULE:APP",
+            help="its workflows, where no process has the store open, or replicas share it",
+        )
 
 
 def _add_dashboard(commands: Any) -> None:

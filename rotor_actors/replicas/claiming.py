@@ -53,7 +53,9 @@ class Claiming:
 
     async def _claim(self) -> None:
         while not self._sharing.is_draining:
-            limit = self._sharing.room.free(RUNS_PER_CLAIM)
+            # A visitor is given only what is to be cancelled and what nobody can run: that takes no room.
+            is_visitor = self._engine.options.is_visitor
+            limit = RUNS_PER_CLAIM if is_visitor else self._sharing.room.free(RUNS_PER_CLAIM)
             claim = await self._ask(limit)
             if claim.is_coordinator and not self._sharing.is_coordinator:
                 self._begin_coordinating()

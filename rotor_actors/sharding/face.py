@@ -22,7 +22,7 @@ from rotor_actors.handle import RunHandle
 from rotor_actors.ids import checked_run_id
 from rotor_actors.pruning import PruneReport
 from rotor_actors.records import Entry, ItemPut, ItemRow, RunRow, RunStatus
-from rotor_actors.serving import Serving
+from rotor_actors.serving import Serving, services_json
 from rotor_actors.sharding.forwarding import Forwarding
 from rotor_actors.sharding.numbers import parted
 from rotor_actors.sharding.part import Part
@@ -36,7 +36,7 @@ from rotor_actors.stores.shared import is_shared
 from rotor_actors.views import Update
 from rotor_actors.waits import Wait
 from rotor_actors.workflows import Event, Workflow
-from supervisors import ChildSpec
+from supervisors import ChildSpec, Supervisor
 
 if TYPE_CHECKING:
     from rotor_actors.dashboard.window import ServiceJson
@@ -61,6 +61,7 @@ class Sharded(Serving):
     _placement: Placement
     _rng: random.Random
     _reading_thread: Executor
+    _supervisor: Supervisor
     _forwardings: Sequence[Forwarding]
 
     # All shards
@@ -94,10 +95,10 @@ class Sharded(Serving):
     async def _forward(self) -> None:
         """Let what steps send in one shard go to the others."""
         parts = [Part(part._read, partial(self._append, part), partial(self._deliver, part)) for part in self._parts]
-        for at, (part, forwarding) in enumerate(zip(self._parts, self._forwardings, strict=True)):
-            forwarding.begin(parts[at], [each for each in parts if each is not parts[at]])
-            assert part._service is not None
-            await part._service.add_service(ChildSpec("forwarding", forwarding.serve))
+        await self._supervisor.__aenter__()
+        for part, shard, forwarding in zip(parts, self._shards, self._forwardings, strict=True):
+            forwarding.begin(part, [each for each in parts if each is not part])
+            await self._supervisor.start_child(ChildSpec(f"{shard.name}: forwarding", forwarding.serve))
 
     # The way to the shards
 
@@ -293,11 +294,12 @@ class Sharded(Serving):
         return sum([await part._newest() for part in self._parts])
 
     def _services(self) -> list[ServiceJson]:
-        return [
+        of_parts = [
             msgspec.structs.replace(each, id=f"{shard.name}: {each.id}")
             for part, shard in zip(self._parts, self._shards, strict=True)
             for each in part._services()
         ]
+        return of_parts + services_json(self._supervisor.which_children())
 
     async def _facts(self) -> list[tuple[str, str]]:
         return [

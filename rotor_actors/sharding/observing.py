@@ -11,25 +11,29 @@ from rotor_actors.sharding.numbers import of_facts, of_run
 
 
 class Gathered:
-    """What is observed of so many shards."""
+    """What is observed of so many shards. Each may begin anew while the others go on, as its store may be lost."""
 
     def __init__(self, observers: Iterable[Observer], count: int) -> None:
         self.observers = Observers(observers)
-        self.gauges: dict[int, Gauges] = {}
-        self.rows: list[RunRow] = []
-        self.count = count
-        self.closed = 0
+        self._gauges: dict[int, Gauges] = {}
+        self._rows: list[RunRow] = []
+        self._count = count
+        self._is_open = False
 
     def opened(self, shard: int, runs: Iterable[RunRow], gauges: Gauges) -> None:
-        self.gauges[shard] = gauges
-        self.rows += [of_run(shard, row.copy()) for row in runs]
-        if len(self.gauges) == self.count:
-            rows, self.rows = self.rows, []
-            self.observers.opened(rows, _Sum(self.gauges))
+        """Once all are open, they are."""
+        self._gauges[shard] = gauges
+        self._rows += [of_run(shard, row.copy()) for row in runs]
+        if len(self._gauges) == self._count and not self._is_open:
+            self._is_open = True
+            rows, self._rows = self._rows, []
+            self.observers.opened(rows, _Sum(self._gauges))
 
-    def close_one(self) -> None:
-        self.closed += 1
-        if self.closed == self.count:
+    def closed(self, shard: int) -> None:
+        """Once all are closed, they are."""
+        self._gauges.pop(shard, None)
+        if not self._gauges and self._is_open:
+            self._is_open = False
             self.observers.closed()
 
 
@@ -77,4 +81,4 @@ class ShardObserver(Observer):
         self._gathered.observers.step_begins(of_run(self._shard, run.copy()), key, step_id, execution, context)
 
     def closed(self) -> None:
-        self._gathered.close_one()
+        self._gathered.closed(self._shard)

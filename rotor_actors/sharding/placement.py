@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from rotor_actors.ids import Ids
 from rotor_actors.stores.base import Store
@@ -27,8 +27,8 @@ class Shard:
 
     Args:
         store: as of `Runtime`.
-        name: what the shard is known by, for good: new trees are placed by a hash of it. A URL has host, port and
-            database as its name unless given; a file its path; any other store its place in the list.
+        name: what the shard is known by, for good: new trees are placed by a hash of it. Unless given, a URL has its
+            host, port, database and schema as its name, a file its path, any other store its place in the list.
         takes_new: False: new trees go elsewhere; those that are here go on. Before a shard is removed; and while a new
             one is made known to all replicas.
     """
@@ -61,7 +61,9 @@ def named(shards: Sequence[object]) -> tuple[Shard, ...]:
 def _name_of(store: object, at: int) -> str:
     if isinstance(store, str) and "://" in store:
         parts = urlsplit(store)
-        return f"{parts.netloc.rpartition('@')[2]}{parts.path}"  # never the password
+        schema = dict(parse_qsl(parts.query)).get("schema")
+        name = f"{parts.netloc.rpartition('@')[2]}{parts.path}"  # never the password
+        return f"{name}?schema={schema}" if schema else name
     if isinstance(store, str | os.PathLike) and store != ":memory:":
         return os.path.realpath(os.fspath(store))
     return str(at)
