@@ -16,13 +16,25 @@ from rotor_actors.finishing import Finishing
 from rotor_actors.flow.creating import create_with_ticket
 from rotor_actors.flow.gate import PAUSE_SPACE
 from rotor_actors.flow.merging import ELEMENT_SPACE, MERGE_SPACE, Merging, as_list, elements_of
+from rotor_actors.flow.notes import RunsGone
 from rotor_actors.flow.options import Batch
 from rotor_actors.flow.passes import PLACE_SPACE, RATE_SPACE, Begun, Pass, ticket_item
 from rotor_actors.flow.paths import Input, own_name
 from rotor_actors.flow.rules import Rules
 from rotor_actors.flow.ticket import SPACE, Ticket, make_ticket
 from rotor_actors.kernel import Kernel, Started
-from rotor_actors.records import ItemDropped, ItemPut, ItemRow, ItemsExpired, RunRow, RunStatus
+from rotor_actors.records import (
+    COORDINATOR,
+    Entry,
+    ItemDropped,
+    ItemPut,
+    ItemRow,
+    ItemsExpired,
+    MailKind,
+    MailSent,
+    RunRow,
+    RunStatus,
+)
 from rotor_actors.run import Phase, Run
 from rotor_actors.workflows import Workflow
 
@@ -140,10 +152,20 @@ class Arriving(Feature):
 
     @property
     def keeps_ended_runs(self) -> bool:
-        return bool(self._once)
+        return bool(self._once) or self._is_anothers
 
-    def runs_deleted(self, run_ids: Iterable[str]) -> list[ItemDropped]:
+    @property
+    def _is_anothers(self) -> bool:
+        """Many replicas: there may be keys, and the coordinator is another."""
+        kernel = self._kernel
+        if kernel.sharing is None or kernel.gate.is_deciding:
+            return False
+        return any(each.rules is not None and each.rules.idempotency is not None for each in kernel.registry.all())
+
+    def runs_deleted(self, run_ids: Iterable[str]) -> list[Entry]:
         """A key whose run is gone is free again: else a start would give the handle of nothing."""
+        if self._is_anothers:
+            return [MailSent(COORDINATOR, MailKind.LINE, msgspec.msgpack.encode(RunsGone(list(run_ids))))]
         return [ItemDropped(ONCE_SPACE, name) for run_id in run_ids for name in self._once.forget(run_id)]
 
     # Many replicas

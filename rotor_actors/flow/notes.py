@@ -41,7 +41,13 @@ class KeyPaused(msgspec.Struct, tag=True):
     to: int
 
 
-LineNote: TypeAlias = Enter | LetGo | KeyPaused
+class RunsGone(msgspec.Struct, tag=True):
+    """These runs have been deleted: idempotency keys that named them are free again."""
+
+    run_ids: list[str]
+
+
+LineNote: TypeAlias = Enter | LetGo | KeyPaused | RunsGone
 """To the coordinator."""
 
 

@@ -12,7 +12,7 @@ from rotor_actors.features import Feature
 from rotor_actors.finishing import Finishing
 from rotor_actors.flow.arriving import Arriving
 from rotor_actors.flow.creating import replace
-from rotor_actors.flow.notes import Enter, KeyPaused, LetGo, LineNote, Turn
+from rotor_actors.flow.notes import Enter, KeyPaused, LetGo, LineNote, RunsGone, Turn
 from rotor_actors.flow.passes import NOT_AWAITED, PLACE_SPACE, Pass, place_item
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import Entry, ItemDropped, MailKind, MailSent, RunRow, RunStatus
@@ -75,6 +75,9 @@ class Lines(Feature):
                 else:
                     gate.resume(name)
                 self._asking.answer(Asker(to, ask))
+            case RunsGone(run_ids):
+                for entry in self._arriving.runs_deleted(run_ids):
+                    self._kernel.journal.append(entry)
         return True
 
     def _enter(self, note: Enter) -> None:

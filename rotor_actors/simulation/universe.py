@@ -199,7 +199,7 @@ class Universe:
             ids=self._ids,
             rng=random.Random(f"{self.seed}:runtime:{process.number}"),
             executor=lambda name: UniverseExecutor(self.loop, tape, process),
-            **_inside(settings.options),
+            **inside(settings.options),
         )
         process.runtime = runtime
         await runtime.__aenter__()
@@ -420,7 +420,7 @@ def _disk_of(settings: Settings, tape: Tape) -> Disk:
     raise ValueError(f"store must be 'sqlite' or 'memory', got {settings.store!r}")
 
 
-def _inside(options: dict[str, Any]) -> dict[str, Any]:
+def inside(options: dict[str, Any]) -> dict[str, Any]:
     """The same options; whoever would execute steps in other processes does so in this one, in the universe's order."""
     runners: dict[str, Any] | None = options.get("step_runners")
     return options if runners is None else {**options, "step_runners": {name: InProcessRunner() for name in runners}}

@@ -29,7 +29,7 @@ from rotor_actors.simulation.replicas.events import Forgotten, Outage, Registere
 from rotor_actors.simulation.replicas.link import linked
 from rotor_actors.simulation.replicas.outages import Outages
 from rotor_actors.simulation.replicas.process import ReplicaClock, ReplicaExecutor, ReplicaProcess
-from rotor_actors.simulation.universe import Settings, Universe
+from rotor_actors.simulation.universe import Settings, Universe, inside
 from rotor_actors.stores.shared import LEASE_SECONDS
 from rotor_actors.workflows import Workflow
 
@@ -127,7 +127,7 @@ class ReplicaUniverse(Universe):
     async def _enter(self, process: Process) -> None:
         assert isinstance(process, ReplicaProcess)
         settings, tape = self.settings, self._latency
-        options = dict(settings.options)
+        options = dict(inside(settings.options))
         lease = options.pop("lease", LEASE_SECONDS)
         process.runtime = Runtime(
             linked(self.database, process, self, lease),
