@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from dying import over_each_commit
 from fleet import Fleet
 from flow_kit import Watch
 
-from rotor_actors import Context, FlowControl, Idempotency, RunHandle, workflow
+from rotor_actors import Context, FlowControl, Idempotency, RunHandle, RunStatus, Runtime, workflow
+from rotor_actors.stores.base import ItemQuery
 
 pytestmark = pytest.mark.asyncio
 
@@ -35,6 +37,199 @@ async def test_a_key_lets_only_so_many_run_over_all_replicas() -> None:
         assert watch.began == [f"run {number}" for number in range(9)]
         await fleet.settle()
         assert not fleet.database.office.letters
+
+
+async def test_lines_outlive_the_coordinator() -> None:
+    watch = Watch()
+
+    @workflow(id="guarded", flow_control=FlowControl("scarce", parallelism=1))
+    async def guarded(ctx: Context, name: str) -> str:
+        await ctx.step.run("enter", watch.enter, name)
+        await ctx.step.sleep("hold", "10s")
+        await ctx.step.run("exit", watch.exit, name)
+        return name
+
+    async with Fleet(guarded) as fleet:
+        coordinator, second, third = [await fleet.open() for _ in range(3)]
+        handles: list[RunHandle[str]] = []
+        for number in range(6):
+            handles.append(await (second, third)[number % 2].start(guarded, f"run {number}"))
+            await fleet.clock.advance("1ms")
+        await fleet.clock.advance("15s")
+        await fleet.kill(coordinator)
+        assert await fleet.clock.until(asyncio.gather(*(second.run(each.run_id).result() for each in handles)))
+        assert (watch.most, watch.began) == (1, [f"run {number}" for number in range(6)])
+
+
+async def test_runs_in_a_line_outlive_their_owner() -> None:
+    watch = Watch()
+
+    @workflow(id="guarded", flow_control=FlowControl("scarce", parallelism=1))
+    async def guarded(ctx: Context, name: str) -> str:
+        await ctx.step.run("enter", watch.enter, name)
+        await ctx.step.sleep("hold", "10s")
+        await ctx.step.run("exit", watch.exit, name)
+        return name
+
+    async with Fleet(guarded) as fleet:
+        first, second = [await fleet.open() for _ in range(2)]
+        handles: list[RunHandle[str]] = []
+        for number in range(5):
+            handles.append(await second.start(guarded, f"run {number}"))
+            await fleet.clock.advance("1ms")
+        await fleet.clock.advance("15s")
+        await fleet.kill(second)
+        assert await fleet.clock.until(asyncio.gather(*(first.run(each.run_id).result() for each in handles)))
+        assert watch.most == 1
+        assert len(first.waiting()) == 0
+        assert first.flow_keys() == []
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+async def test_a_place_is_given_once_whoever_dies_at_whichever_commit(dies: int) -> None:
+    watch = Watch()
+
+    @workflow(id="guarded", flow_control=FlowControl("scarce", parallelism=1))
+    async def guarded(ctx: Context, name: str) -> str:
+        await ctx.step.run("enter", watch.enter, name)
+        await ctx.step.sleep("hold", "10s")
+        await ctx.step.run("exit", watch.exit, name)
+        return name
+
+    async def scenario(fleet: Fleet, runtimes: list[Runtime]) -> None:
+        watch.running.clear()
+        third = runtimes[2]
+        handles = [await third.start(guarded, "first")]
+        handles += [await third.start(guarded, "second"), await third.start(guarded, "third")]
+        await fleet.clock.advance("5s")
+        results = await fleet.clock.until(asyncio.gather(*(third.run(each.run_id).result() for each in handles)))
+        assert results == ["first", "second", "third"]
+        assert watch.most == 1
+
+    await over_each_commit(lambda: Fleet(guarded), scenario, replicas=3, dies=dies)
+
+
+async def test_a_parent_lends_its_place_to_a_child_that_another_replica_owns() -> None:
+    @workflow(id="inner", flow_control=FlowControl("scarce", parallelism=1))
+    async def inner(ctx: Context, name: str) -> str:
+        return name
+
+    @workflow(id="between")
+    async def between(ctx: Context, name: str) -> str:
+        return (await ctx.step.invoke("inner", workflow=inner, data=name, timeout="1h")).result
+
+    @workflow(id="outer", flow_control=FlowControl("scarce", parallelism=1))
+    async def outer(ctx: Context, name: str) -> str:
+        return (await ctx.step.invoke("between", workflow=between, data=name, timeout="1h", placement="any")).result
+
+    async with Fleet(inner, between, outer) as fleet:
+        replicas = [await fleet.open() for _ in range(3)]
+        handles = [await replica.start(outer, f"run {number}") for number, replica in enumerate(replicas)]
+        results = await fleet.clock.until(asyncio.gather(*(handle.result() for handle in handles)))
+        assert results == ["run 0", "run 1", "run 2"]
+
+
+async def test_a_rate_is_kept_over_a_change_of_coordinator() -> None:
+    began: list[float] = []
+
+    async with Fleet() as fleet:
+
+        @workflow(id="paced", flow_control=FlowControl("pace", rate=2, period="1m"))
+        async def paced(ctx: Context, number: int) -> int:
+            async def note() -> None:
+                began.append(fleet.clock.now())
+
+            await ctx.step.run("note", note)
+            return number
+
+        first, second = await fleet.open(paced), await fleet.open(paced)
+        began_at = fleet.clock.now()
+        handles = [await second.start(paced, number) for number in range(5)]
+        await fleet.clock.advance("30s")
+        assert len(began) == 2
+        await fleet.kill(first)
+        await fleet.clock.until(asyncio.gather(*(second.run(each.run_id).result() for each in handles)))
+        assert [round(at - began_at) for at in began] == [0, 0, 60, 60, 120]
+
+
+async def test_a_key_is_paused_and_goes_on_from_any_replica_and_over_a_change_of_coordinator() -> None:
+    @workflow(id="keyed", flow_control=FlowControl("scarce", parallelism=5))
+    async def keyed(ctx: Context, number: int) -> int:
+        return number
+
+    async with Fleet(keyed) as fleet:
+        first, second, third = [await fleet.open() for _ in range(3)]
+        await second.pause_key("scarce")
+        handle = await third.start(keyed, 1)
+        await fleet.clock.advance("1m")
+        assert await handle.status() is RunStatus.QUEUED
+        assert [key.is_paused for key in first.flow_keys()] == [True]
+        await fleet.kill(first)
+        await fleet.clock.advance("1m")
+        assert await handle.status() is RunStatus.QUEUED
+        await third.resume_key("scarce")
+        assert await fleet.clock.until(handle.result()) == 1
+
+
+async def test_a_run_that_is_cancelled_in_line_leaves_it() -> None:
+    @workflow(id="slow", flow_control=FlowControl("scarce", parallelism=1))
+    async def slow(ctx: Context, name: str) -> str:
+        await ctx.step.sleep("hold", "10s")
+        return name
+
+    async with Fleet(slow) as fleet:
+        first, second = [await fleet.open() for _ in range(2)]
+        holder = await first.start(slow, "holder")
+        waiting = await second.start(slow, "waiting")
+        last = await second.start(slow, "last")
+        await fleet.settle()
+        assert [each.run_id for each in first.waiting()] == [waiting.run_id, last.run_id]
+        await waiting.cancel()
+        await fleet.settle()
+        assert [each.run_id for each in first.waiting()] == [last.run_id]
+        assert await fleet.clock.until(asyncio.gather(holder.result(), last.result())) == ["holder", "last"]
+        await fleet.settle()
+        assert first.waiting() == []
+        assert not fleet.database.items(ItemQuery("flow.place"))
+
+
+async def test_a_child_in_line_is_timed_out_on() -> None:
+    @workflow(id="slow", flow_control=FlowControl("scarce", parallelism=1))
+    async def slow(ctx: Context, name: str) -> str:
+        await ctx.step.sleep("hold", "1h")
+        return name
+
+    @workflow(id="impatient")
+    async def impatient(ctx: Context, _: None) -> bool:
+        outcome = await ctx.step.invoke("slow", workflow=slow, data="late", timeout="5s", on_error="return")
+        return outcome.is_timed_out
+
+    async with Fleet(slow, impatient) as fleet:
+        first, second = [await fleet.open() for _ in range(2)]
+        await first.start(slow, "holder")
+        handle = await second.start(impatient)
+        assert await fleet.clock.until(handle.result())
+        assert [each.position for each in first.waiting()] == [1]
+
+
+async def test_priorities_count_over_replicas() -> None:
+    watch = Watch()
+
+    @workflow(id="ranked", flow_control=FlowControl("scarce", parallelism=1), priority="data")
+    async def ranked(ctx: Context, rank: int) -> int:
+        await ctx.step.run("enter", watch.enter, str(rank))
+        await ctx.step.sleep("hold", "10s")
+        await ctx.step.run("exit", watch.exit, str(rank))
+        return rank
+
+    async with Fleet(ranked) as fleet:
+        first, second = [await fleet.open() for _ in range(2)]
+        handles = [await first.start(ranked, 0)]
+        await fleet.settle()
+        for replica, rank in ((first, 1), (second, 5), (first, 3)):
+            handles.append(await replica.start(ranked, rank))
+        await fleet.clock.until(asyncio.gather(*(handle.result() for handle in handles)))
+        assert watch.began == ["0", "5", "3", "1"]
 
 
 async def test_the_idempotency_key_of_a_deleted_run_is_free_again_whichever_replica_deletes_it() -> None:
