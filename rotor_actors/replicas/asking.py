@@ -132,6 +132,8 @@ class Asking(Feature):
         finally:
             alarm.cancel()
             self._waiting.pop(number, None)
+            if future.done() and not future.cancelled():
+                future.exception()  # the caller may be told of something else first
 
     def _answered(self, mail: Mail, run: Run | None) -> None:
         answer = msgspec.msgpack.decode(mail.body or b"", type=Answer)
