@@ -109,12 +109,12 @@ async def test_events_of_one_caller_come_in_their_order() -> None:
 async def test_a_step_sends_its_event_once_at_whichever_commit_the_coordinator_dies() -> None:
     async def scenario(fleet: Fleet, runtimes: list[Runtime]) -> None:
         second, third = runtimes[1:]
-        handles = [await second.start(teller, 1), await third.start(waiter, {"order": 1})]
-        started = await fleet.clock.until(handles[0].result())
+        telling, waiting = await second.start(teller, 1), await third.start(waiter, {"order": 1})
+        started = await fleet.clock.until(telling.result())
         assert len(started) == 2
         await fleet.clock.until(third.send(Event("order.paid", data={"order": 1, "amount": 9}, id="paid-1")))
         await fleet.clock.until(second.send(Event("order.paid", data={"order": 1, "amount": 8}, id="paid-1")))
-        assert await fleet.clock.until(third.run(handles[1].run_id).result()) == 9
+        assert await fleet.clock.until(third.run(waiting.run_id).result()) == 9
         assert len(await third.runs(workflow="triggered")) == 1
         await fleet.settle()
         assert not fleet.database.office.letters

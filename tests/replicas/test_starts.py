@@ -14,6 +14,7 @@ from rotor_actors import (
     Debounce,
     FlowControl,
     Idempotency,
+    RunHandle,
     RunStatus,
     Runtime,
     Singleton,
@@ -138,7 +139,7 @@ async def test_an_idempotency_key_counts_over_replicas_and_over_a_change_of_coor
 async def test_debounced_starts_of_several_replicas_become_one_run() -> None:
     async with Fleet(*ALL) as fleet:
         first, second, third = [await fleet.open() for _ in range(3)]
-        handles = []
+        handles: list[RunHandle[str]] = []
         for replica, word in ((second, "a"), (third, "b"), (first, "c")):
             handles.append(await replica.start(last_word, word))
             await fleet.clock.advance("5s")
