@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from fleet import Fleet
@@ -20,6 +21,9 @@ class _Death:
     def __init__(self, fleet: Fleet, runtime: Runtime, at: int | None, *, is_after: bool) -> None:
         self.commits = 0
         self.has_come = False
+        self.burial: asyncio.Task[None] | None = None
+        self._fleet = fleet
+        self._runtime = runtime
         self._store = fleet.store_of(runtime)
         self._database = fleet.database
         self._at = at
@@ -36,6 +40,7 @@ class _Death:
             self._database.apply(number, entries)
         self._store.is_cut_off = True
         self._expire(self._database, number)
+        self.burial = asyncio.get_running_loop().create_task(self._fleet.close(self._runtime))
         raise StoreError("the replica is gone")
 
     @staticmethod
@@ -74,4 +79,7 @@ async def _play(
         except BaseException as error:
             error.add_note(f"the replica died {'after' if is_after else 'before'} its commit {at}")
             raise
+        finally:
+            if death.burial is not None:
+                await death.burial
         return death.commits if at is None else int(death.has_come)

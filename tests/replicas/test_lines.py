@@ -215,7 +215,7 @@ async def test_a_run_that_is_cancelled_in_line_leaves_it() -> None:
         await waiting.cancel()
         await fleet.settle()
         assert [each.run_id for each in first.waiting()] == [last.run_id]
-        assert await fleet.clock.until(asyncio.gather(holder.result(), last.result())) == ["holder", "last"]
+        assert [*await fleet.clock.until(asyncio.gather(holder.result(), last.result()))] == ["holder", "last"]
         await fleet.settle()
         assert first.waiting() == []
         assert not fleet.database.items(ItemQuery("flow.place"))

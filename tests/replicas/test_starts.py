@@ -131,7 +131,7 @@ async def test_an_idempotency_key_counts_over_replicas_and_over_a_change_of_coor
         assert one.run_id == two.run_id == three.run_id
         other = await third.start(once, {"order": 8})
         assert other.run_id != one.run_id
-        assert await fleet.clock.until(asyncio.gather(three.result(), other.result())) == [7, 8]
+        assert [*await fleet.clock.until(asyncio.gather(three.result(), other.result()))] == [7, 8]
         await fleet.clock.advance("2h")
         assert (await second.start(once, {"order": 7})).run_id != one.run_id
 
@@ -211,7 +211,7 @@ async def test_a_step_that_has_asked_goes_on_waiting_with_another_owner() -> Non
 async def test_data_that_does_not_fit_the_rules_is_refused_to_whoever_started_it() -> None:
     @workflow(id="ranked", singleton=Singleton(mode="skip"), flow_control=FlowControl("k", parallelism=1),
               priority="data.rank")  # fmt: skip
-    async def ranked(ctx: Context, data: dict[str, object]) -> None: ...
+    async def ranked(ctx: Context, data: dict[str, str]) -> None: ...
 
     async with Fleet(ranked) as fleet:
         _, second = await fleet.open(), await fleet.open()
