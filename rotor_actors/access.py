@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -48,6 +49,14 @@ class Access(Reading):
         if engine.journal.is_full:
             raise StoreFullError("the disk is full: nothing new is accepted until there is room; nothing was recorded")
         return engine
+
+    def _life_after(self, lost: Service, error: StoreError) -> asyncio.Future[None]:
+        """The store was lost. A future of the next life, where this runtime begins anew as another replica; else the
+        error is raised."""
+        life = None if self._incarnations is None else self._incarnations.next_life(lost)
+        if life is None:
+            raise error
+        return life
 
     async def _find(self, engine: Engine, run_id: str) -> RunRow | None:
         live = engine.tree.find(run_id)

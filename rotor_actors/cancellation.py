@@ -147,7 +147,7 @@ class Cancellation:
             ours = {run.row.n for run in cancelled}
             tops = [run.row.n for run in cancelled if run.parent is None or run.parent.row.n not in ours]
             asked = [stub.row.n for stub in stubs]
-            self.elsewhere = Elsewhere(self._kernel, remote, self._tops[0].row.root_n, tops, asked, self._reason)
+            self.elsewhere = Elsewhere(self._kernel, remote, self._tops[0].row, tops, asked, self._reason)
             entries += self.elsewhere.entries()
         self._stubs = stubs
         return entries

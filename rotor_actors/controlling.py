@@ -10,9 +10,11 @@ from rotor_actors.access import Access
 from rotor_actors.cancellation import Cancellation, CancelReport
 from rotor_actors.engine import Engine
 from rotor_actors.error_texts import bounded
-from rotor_actors.records import RunRow, Together
+from rotor_actors.errors import StoreError
+from rotor_actors.records import RunRow, RunStatus, Together
 from rotor_actors.replicas.elsewhere import Elsewhere
-from rotor_actors.run import Phase, Run
+from rotor_actors.run import Phase
+from rotor_actors.step import decode_reason
 
 
 class Controlling(Access):
@@ -28,14 +30,31 @@ class Controlling(Access):
         Raises:
             RunNotFoundError: no run has this id.
 
+        Where replicas share the store, the owners of the rest are asked in the same act, and cancel what is theirs. It
+        returns when all of it has ended, for the record; what still cleans up there, they log.
+
         Cancelling the caller does not stop the cancellation.
         """
-        engine = self._open()
+        began_at: float | None = None
+        while True:
+            service = self._service
+            try:
+                began_at = self._engine.now() if began_at is None else began_at
+                return await self._cancel(run_id, reason, began_at)
+            except StoreError as error:
+                assert service is not None
+                await self._life_after(service, error)  # then ask again, for what became of it is unknown
+
+    async def _cancel(self, run_id: str, reason: str, began_at: float) -> CancelReport:
+        engine, service = self._open(), self._service
+        assert service is not None
         run = engine.tree.find(run_id) or await self._live_or_ended(run_id)
         if isinstance(run, RunRow):
+            if engine.finishing.remote is not None and _was_cancelled(run, reason, began_at):
+                return await self._report_of(Elsewhere(engine, engine.finishing.remote, run, [run.n], [], reason), run)
             return CancelReport(already_ended=[run_id])
         if run.phase is Phase.REMOTE:
-            return await self._cancel_elsewhere(engine, run, reason)
+            return await self._cancel_elsewhere(engine, run.row, reason)
         if run.cancellation is None:
             Cancellation(engine, engine.finishing, [run], reason).begin()
         cancellation = run.cancellation
@@ -44,16 +63,32 @@ class Controlling(Access):
         report: CancelReport = await asyncio.shield(cancellation.done)
         if cancellation.elsewhere is None:
             return report
+        service.check_open()  # what was cut off by the loss of the store is asked again
+        others = await self._report_of(cancellation.elsewhere, run.row)
         known = set(report.cancelled)
-        others = [run_id for run_id in await cancellation.elsewhere.over() if run_id not in known]
-        return msgspec.structs.replace(report, cancelled=[*report.cancelled, *others])
+        cancelled = [*report.cancelled, *(run_id for run_id in others.cancelled if run_id not in known)]
+        return msgspec.structs.replace(report, cancelled=cancelled, stuck=[*report.stuck, *others.stuck])
 
-    async def _cancel_elsewhere(self, engine: Engine, run: Run, reason: str) -> CancelReport:
+    async def _cancel_elsewhere(self, engine: Engine, row: RunRow, reason: str) -> CancelReport:
         """Ask whoever owns it, or will claim it."""
-        remote, row, began_at = engine.finishing.remote, run.row, engine.now()
-        assert remote is not None
-        elsewhere = Elsewhere(engine, remote, row.root_n, [], [row.n], bounded(reason))
+        assert engine.finishing.remote is not None
+        elsewhere = Elsewhere(engine, engine.finishing.remote, row, [], [row.n], bounded(reason))
         await engine.journal.durable(engine.journal.append(Together(elsewhere.entries())))
+        return await self._report_of(elsewhere, row)
+
+    async def _report_of(self, elsewhere: Elsewhere, row: RunRow) -> CancelReport:
         cancelled = await elsewhere.over()
-        already_ended = [] if row.run_id in cancelled else [row.run_id]
-        return CancelReport(cancelled=cancelled, already_ended=already_ended, seconds=engine.now() - began_at)
+        report = CancelReport(cancelled=cancelled, seconds=self._engine.now() - elsewhere.began_at)
+        if not elsewhere.is_over:
+            report.stuck.append(
+                f"run {row.run_id}: the runtime was closed before all of its owners had answered; they go on"
+            )
+        elif row.run_id not in cancelled:
+            report.already_ended.append(row.run_id)
+        return report
+
+
+def _was_cancelled(row: RunRow, reason: str, since: float) -> bool:
+    """By us, before the store was lost in the middle of it."""
+    told = decode_reason(row.error)
+    return row.status is RunStatus.CANCELLED and (row.ended_at or 0.0) >= since and told == bounded(reason)

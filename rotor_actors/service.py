@@ -246,7 +246,7 @@ class Service:
         engine = self.engine
         try:
             if self._replica is not None and self._failure is None:
-                await self._replica.drain()
+                await self._say_that_it_drains(engine, self._replica)
             await self._drain(engine)
             self._stop_everything(_closed())
             await engine.stop_background()
@@ -268,6 +268,12 @@ class Service:
             async with engine.journal.commit_lock.writer_lock:
                 await self._release_store()
             engine.observers.closed()
+
+    async def _say_that_it_drains(self, engine: Engine, replica: Replica) -> None:
+        try:
+            await replica.drain()
+        except StoreError as error:  # the database is away: then nothing can be drained, and all who wait are told
+            engine.journal.fail(error)
 
     async def _drain(self, engine: Engine) -> None:
         """Let runs come to their end; stop waiting when all that is left waits for something later than the limit."""

@@ -120,7 +120,7 @@ class Starting(FlowFace, Waiting):
         coordinator may lead to a run later, and to another one: that cannot be found out."""
         if lost is None or lost.failure is None or workflow.rules is not None:
             raise error
-        await self._next_life(lost, error)
+        await self._life_after(lost, error)
         while lost.replica in [each.number for each in await self._read(_replicas)]:  # noqa: ASYNC110 - it is the store's
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         if await self._read(lambda store: store.find(run_id)) is None:

@@ -14,7 +14,6 @@ from rotor_actors.following import Following
 from rotor_actors.handle import RunHandle
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.run import Run
-from rotor_actors.service import Service
 from rotor_actors.step import decode_error, decode_reason
 
 T = TypeVar("T")
@@ -37,17 +36,10 @@ class Waiting(Controlling, Following):
                 row = run if isinstance(run, RunRow) else await self._wait(run, limit)
             except StoreError as error:
                 assert service is not None
-                await self._next_life(service, error, limit)
+                await _within(self._life_after(service, error), limit)
                 service = self._service
             else:
                 return self._outcome(self._engine, row)
-
-    async def _next_life(self, lost: Service, error: StoreError, limit: _Limit | None = None) -> None:
-        """The store was lost. Where this runtime begins anew as another replica, wait for that; else raise the error."""
-        life = None if self._incarnations is None else self._incarnations.next_life(lost)
-        if life is None:
-            raise error
-        await _within(life, limit)
 
     async def _wait(self, run: Run, limit: _Limit | None) -> RunRow:
         assert self._service is not None

@@ -53,21 +53,22 @@ class Elsewhere:
     """What one cancellation asks of other owners.
 
     Args:
-        root_n: of the tree.
+        row: of any run of the tree.
         tops: runs that were cancelled here, with all of ours below them.
         asked: the runs of others that are to be cancelled; below the tops, or by themselves.
     """
 
-    def __init__(self, kernel: Kernel, remote: RemoteRuns, root_n: int, tops: list[int], asked: list[int],
+    def __init__(self, kernel: Kernel, remote: RemoteRuns, row: RunRow, tops: list[int], asked: list[int],
                  reason: str) -> None:  # fmt: skip
         self._kernel = kernel
         self._remote = remote
-        self._root_n = root_n
+        self._root_n = row.root_n
         self._tops = set(tops)
         self._asked = asked
         self._reason = reason
         self._pending: set[int] = set()
-        self._began_at = kernel.now()
+        self.began_at = kernel.now()
+        self.is_over = False
         self._is_begun = False
         self.seq = 0
         self.report: list[str] = []
@@ -80,7 +81,7 @@ class Elsewhere:
             withdrawn = self._asked[0] if is_withdrawn else None
             entries += self._remote.cancel_entries(self._asked, self._reason, withdrawn)
         if self._tops:
-            note = SweepNote(self._root_n, sorted(self._tops), self._asked, self._reason, self._began_at)
+            note = SweepNote(self._root_n, sorted(self._tops), self._asked, self._reason, self.began_at)
             entries.append(MailSent(COORDINATOR, MailKind.CANCEL, msgspec.msgpack.encode(note)))
         return entries
 
@@ -93,10 +94,13 @@ class Elsewhere:
             self._watch(self._asked)
             if not self._asked:
                 self._look()
-        return await asyncio.shield(self.done)
+        cancelled = await asyncio.shield(self.done)
+        if not self.is_over and self._kernel.journal.failure is not None:
+            raise self._kernel.journal.failure
+        return cancelled
 
     def cut_off(self) -> None:
-        """The runtime has closed: the owners go on, and the coordinator sees to it."""
+        """The runtime has closed: the owners go on, and the coordinator sees to it. `is_over` says no."""
         self._kernel.cancellations.pop(self, None)
         if not self.done.done():
             self.done.set_result(self.report)
@@ -124,9 +128,9 @@ class Elsewhere:
         store, tops = kernel.ports.store, frozenset(self._tops)
         try:
             await kernel.journal.durable(kernel.journal.last_seq)
-            found = await kernel.ports.reader.call(partial(survivors, store, self._root_n, tops, self._began_at))
+            found = await kernel.ports.reader.call(partial(survivors, store, self._root_n, tops, self.began_at))
             if not found:
-                since = self._began_at - _CLOCKS_DIFFER
+                since = self.began_at - _CLOCKS_DIFFER
                 cancelled = partial(cancelled_since, store, self._root_n, tops, since)
                 self.report = await kernel.ports.reader.call(cancelled)
         except StoreError as error:
@@ -136,6 +140,7 @@ class Elsewhere:
             kernel.journal.append(Together(self._remote.cancel_entries(found, self._reason)))
             self._watch(found)
         else:
+            self.is_over = True
             self.cut_off()
 
 
