@@ -81,8 +81,10 @@ async def execute(url: str, sql: str) -> list[tuple[Any, ...]]:
 
 
 _HELD = ("runs", "steps", "items", "transactions", "mail", "watches")
-_WIPE = "".join(f"DELETE FROM @.rotor_{table};" for table in (*_HELD, "declared", "replicas"))
-_WIPE += "UPDATE @.rotor_desk SET coordinator = NULL;"
+_WIPE = "".join(
+    [f"DELETE FROM @.rotor_{table};" for table in (*_HELD, "declared", "replicas")]
+    + ["UPDATE @.rotor_desk SET coordinator = NULL;"]
+)
 _TIME = """
 CREATE TABLE IF NOT EXISTS @.test_time(at float8);
 DELETE FROM @.test_time;
