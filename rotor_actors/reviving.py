@@ -93,6 +93,35 @@ class Reviving:
         ends = await ports.reader.call(lambda: [each for query in wanted for each in ports.store.child_ends(query)])
         return [each for each in ends if isinstance(each, ChildRow)]
 
+    async def own(self, plan: list[Revival]) -> None:
+        """Where several replicas share a store: make the runs that come back this one's, so that no other brings them
+        back, too.
+
+        Raises:
+            RunStatusError: another replica does so just now, or runs a child that is to be awaited again.
+        """
+        engine = self._engine
+        if engine.sharing is None:
+            return
+        top, store = plan[0].row, engine.sharing.store
+        elsewhere = [n for revival in plan for n in revival.running if engine.tree.get(n) is None]
+        ns = [revival.row.n for revival in plan]
+        taken = [] if elsewhere else await engine.ports.writer.call(lambda: store.take(ns))
+        if len(taken) < len(ns):
+            raise RunStatusError(
+                f"run {top.run_id} of workflow {top.workflow_id!r} cannot be resumed now: another replica is resuming it, or "
+                f"runs a child of it; try again", run_id=top.run_id, status=top.status.value,
+            )  # fmt: skip
+        engine.journal.witness(max(max(live.newest_seq, live.row.end_seq or 0) for live in taken))
+        found = {live.row.n: live.row for live in taken}
+        for revival in plan:
+            if (found[revival.row.n].attempt, found[revival.row.n].status) != (revival.row.attempt, revival.row.status):
+                check_resumable(found[top.n])
+                raise RunStatusError(
+                    f"run {top.run_id} of workflow {top.workflow_id!r} was resumed by another replica meanwhile",
+                    run_id=top.run_id, status=found[top.n].status.value,
+                )  # fmt: skip
+
     def still_holds(self, plan: list[Revival]) -> bool:
         """Nothing has moved since it was planned: those to come back have ended, those to be joined run."""
         tree = self._engine.tree

@@ -140,12 +140,14 @@ class Upkeep(Starting):
             adopter = await self._living_above(engine, parent)
             reviving = Reviving(engine)
             plan = await reviving.plan(row)
+            await reviving.own(plan)
             while not reviving.still_holds(plan):  # something below has ended, or was taken back, meanwhile
                 for revival in plan:
                     await self._cleaned_up(engine, revival.row.run_id)
                 await asyncio.sleep(0)  # nothing else here need wait for anything: what has to move must get its turn
                 await engine.journal.durable(engine.journal.last_seq)
                 plan = await reviving.plan(await self._row(run_id))
+                await reviving.own(plan)
             self._accepting()
             await engine.journal.durable(reviving.revive(plan, parent, adopter))
         return RunHandle(self, run_id)

@@ -45,6 +45,8 @@ class Standing(msgspec.Struct):
     is_parked: bool = False
     to_coordinator: bool = False
     cancel: bytes | None = None
+    said: int = 0
+    """Marks that others than its owner have put on it: no snapshot of the owner's takes them away."""
 
 
 class SharedDatabase(MemoryStore):
@@ -172,7 +174,10 @@ class SharedDatabase(MemoryStore):
                 self._apply_shared(fact)
 
     def _with_sticky_flags(self, run: RunRow) -> RunRow:
-        known = self._runs[run.n].flags & STICKY_FLAGS
+        standing = self.standings[run.n]
+        if self._has_ended(run.n) and not run.status.is_terminal:
+            standing.said = 0  # it is brought back
+        known = standing.said & STICKY_FLAGS
         if known & ~run.flags:
             run = run.copy()
             run.flags |= known
@@ -193,6 +198,7 @@ class SharedDatabase(MemoryStore):
             case FlagsAdded():
                 if fact.n in self._runs:
                     self._runs[fact.n].flags |= fact.flags
+                    self.standings[fact.n].said |= fact.flags
             case EndSeen():
                 run = self._runs.get(fact.n)
                 if run is not None:
@@ -241,7 +247,7 @@ class SharedDatabase(MemoryStore):
         """If the run has ended, nobody owns it any more, nothing is for it, and whoever watches it is told."""
         if not self._has_ended(n):
             return
-        self.standings[n] = Standing()
+        self.standings[n] = Standing(said=self.standings[n].said)
         self.unowned_ns.pop(n, None)
         self.office.close_address(n)
         for to in self.office.end_watch(n):

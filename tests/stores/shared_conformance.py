@@ -34,6 +34,7 @@ from rotor_actors.records import (
     MailKind,
     MailSent,
     MailTaken,
+    RunChanged,
     RunCreated,
     RunFlag,
     RunRow,
@@ -583,6 +584,20 @@ class SharedStoreConformance:
         [run] = created(a, 1)
         a.commit([FlagsAdded(run.n, RunFlag.DIVERGED)])
         a.commit([ended(run, 3)])
+        assert row_of(a, run).flags == 0
+
+    def test_whoever_brings_a_run_back_says_anew_how_it_stands(self, a: SharedStore, b: SharedStore) -> None:
+        [run] = created(a, 1)
+        b.commit([FlagsAdded(run.n, RunFlag.RELEASED)])
+        a.commit([ended(run, 3)])
+        assert row_of(b, run).flags == RunFlag.RELEASED
+        assert [live.row.n for live in b.take([run.n])] == [run.n]
+        assert a.take([run.n]) == []
+        again = changed(run, attempt=2)
+        b.commit([RunChanged(again, 4)])
+        assert row_of(a, run) == again
+        assert b.owners([run.n]) == {run.n: b.replica}
+        b.commit([RunChanged(changed(run, attempt=3), 5)])
         assert row_of(a, run).flags == 0
 
     # Ends that the parent has not seen

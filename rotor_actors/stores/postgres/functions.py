@@ -47,7 +47,10 @@ FENCE = "PERFORM 1 FROM @.rotor_replicas WHERE number = me FOR KEY SHARE;"
 
 
 def _updates(columns: tuple[str, ...]) -> str:
-    sticky = f"v.flags | (r.flags & {STICKY_FLAGS:d})"
+    # What others than its owner have said of it stays, until it has ended and is brought back.
+    sticky = (
+        f"v.flags | CASE WHEN r.ended_at IS NULL OR v.ended_at IS NOT NULL THEN r.said & {STICKY_FLAGS:d} ELSE 0 END"
+    )
     return ", ".join(f"{name} = {sticky if name == 'flags' else f'v.{name}'}" for name in columns[1:])
 
 
@@ -127,6 +130,7 @@ _OF_RUNS = f"""
     END IF;
     IF changed IS NOT NULL THEN
         UPDATE @.rotor_runs AS r SET {_updates(schema.CHANGE_COLUMNS)},
+            said = CASE WHEN r.ended_at IS NULL OR v.ended_at IS NOT NULL THEN said ELSE 0 END,
             owner = CASE WHEN v.ended_at IS NULL THEN owner END, is_parked = is_parked AND v.ended_at IS NULL,
             to_coordinator = to_coordinator AND v.ended_at IS NULL, cancel = CASE WHEN v.ended_at IS NULL THEN cancel END
         FROM unnest(changed) AS v WHERE r.n = v.n;
@@ -174,7 +178,8 @@ _OF_OTHERS = f"""
     END IF;
     IF requested IS NOT NULL THEN
         WITH hit AS (
-            UPDATE @.rotor_runs AS r SET cancel = coalesce(r.cancel, v.body), flags = r.flags | v.flags
+            UPDATE @.rotor_runs AS r SET cancel = coalesce(r.cancel, v.body), flags = r.flags | v.flags,
+                said = r.said | v.flags
             FROM unnest(requested) AS v WHERE r.n = v.n AND r.ended_at IS NULL RETURNING r.n, v.body, r.owner),
         sent AS (
             INSERT INTO @.rotor_mail(addressee, kind, body) SELECT n, '{MailKind.CANCEL}', body FROM hit ORDER BY n)
@@ -183,7 +188,8 @@ _OF_OTHERS = f"""
         WHERE r.n = v.n AND v.flags <> 0 AND r.ended_at IS NOT NULL AND r.flags & {RunFlag.UNSEEN:d} <> 0;
     END IF;
     IF flagged IS NOT NULL THEN
-        UPDATE @.rotor_runs AS r SET flags = r.flags | v.flags FROM unnest(flagged) AS v WHERE r.n = v.n;
+        UPDATE @.rotor_runs AS r SET flags = r.flags | v.flags, said = r.said | v.flags
+        FROM unnest(flagged) AS v WHERE r.n = v.n;
     END IF;
     IF seen IS NOT NULL THEN
         UPDATE @.rotor_runs AS r SET flags = r.flags & ~{RunFlag.UNSEEN:d}, end_seq = v.end_seq

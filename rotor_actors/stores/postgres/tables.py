@@ -52,6 +52,7 @@ RUNS = f"""
 CREATE TABLE @.rotor_runs(
     {columns(schema.RUN_COLUMNS)},
     owner bigint, is_parked boolean NOT NULL DEFAULT false, to_coordinator boolean NOT NULL DEFAULT false, cancel bytea,
+    said integer NOT NULL DEFAULT 0,
     PRIMARY KEY (n)
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
 CREATE UNIQUE INDEX rotor_runs_by_id ON @.rotor_runs(run_id);
