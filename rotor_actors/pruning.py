@@ -7,7 +7,9 @@ from functools import partial
 import msgspec
 
 from rotor_actors.engine import Engine
+from rotor_actors.errors import RunStatusError
 from rotor_actors.records import ItemDropped, ItemPut, ItemRow, RunRow, RunsDeleted, RunStatus
+from rotor_actors.replicas.taking_back import TakingBack
 from rotor_actors.stores.base import EndedRootsQuery, StoreReader
 
 RUNS_PER_ENTRY = 500
@@ -42,10 +44,13 @@ class Pruning:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._taking = None if engine.sharing is None else TakingBack(engine, engine.sharing)
 
-    def live_roots(self) -> set[int]:
-        """Numbers of the top-level runs of trees in which something runs."""
-        return {run.row.root_n for run in self._engine.tree}
+    async def is_live(self, root: RunRow) -> bool:
+        """Does something of its tree run?"""
+        if self._taking is not None:
+            return await self._taking.is_live(root.root_n)
+        return any(run.row.root_n == root.n for run in self._engine.tree)
 
     async def delete_tree(self, root: RunRow) -> int:
         """Delete a tree that has ended, children before their parents; gives how many runs it had.
@@ -62,6 +67,11 @@ class Pruning:
             ns, is_last = found[:RUNS_PER_ENTRY], len(found) <= RUNS_PER_ENTRY
             if not ns:
                 return count
+            if self._taking is not None and not await self._taking.take_ended(ns):
+                raise RunStatusError(
+                    f"run {root.run_id} of workflow {root.workflow_id!r} cannot be deleted: another replica brings back, or "
+                    f"deletes, a part of its tree; look at it again", run_id=root.run_id, status=root.status.value,
+                )  # fmt: skip
             rows = await ports.reader.call(partial(ports.store.rows, ns)) if engine.features.keep_ended_runs else []
             with engine.journal.one_act():
                 if is_last and is_marked:
@@ -104,10 +114,14 @@ class Pruning:
 
     async def _prune_tree(self, row: RunRow, report: PruneReport, dry_run: bool) -> None:
         async with self._engine.claims.hold(row.run_id):
-            if row.n in self.live_roots():
+            if await self.is_live(row):
                 report.kept.append(row.run_id)
                 return
-            size = await (self.tree_size(row) if dry_run else self.delete_tree(row))
+            try:
+                size = await (self.tree_size(row) if dry_run else self.delete_tree(row))
+            except RunStatusError:
+                report.kept.append(row.run_id)
+                return
         if size:
             report.run_ids.append(row.run_id)
             report.runs += size

@@ -7,6 +7,8 @@ child's row, which was the memo of it until then, is about to change.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from rotor_actors.engine import Engine
@@ -16,6 +18,8 @@ from rotor_actors.loading import AttemptNote, FailureNote, ReleaseNote, child_ou
 from rotor_actors.messages import AttemptDue
 from rotor_actors.records import (
     ChildRow,
+    EndSeen,
+    Entry,
     History,
     Kind,
     OutcomeStatus,
@@ -48,6 +52,8 @@ class Revival(msgspec.Struct):
     awaited: list[bytes] = []
     late: list[ChildRow] = []
     running: list[int] = []
+    unseen: list[int] = []
+    """Many replicas: children that have ended, of which it was not told any more; it is now."""
 
 
 class Reviving:
@@ -68,6 +74,8 @@ class Reviving:
             for revival in level:
                 ends = await self._map_ends(revival.row, histories[revival.row.n])
                 below.update(_sort_children(revival, histories[revival.row.n], ends))
+                if self._engine.sharing is not None and revival.running:
+                    _sort_unseen(revival, below, await self._rows(revival.running))
             rows = await self._rows(sorted(below))
             level = [Revival(row, is_awaited=below[row.n]) for row in rows]
             found = [*found, *level]
@@ -93,35 +101,6 @@ class Reviving:
         ends = await ports.reader.call(lambda: [each for query in wanted for each in ports.store.child_ends(query)])
         return [each for each in ends if isinstance(each, ChildRow)]
 
-    async def own(self, plan: list[Revival]) -> None:
-        """Where several replicas share a store: make the runs that come back this one's, so that no other brings them
-        back, too.
-
-        Raises:
-            RunStatusError: another replica does so just now, or runs a child that is to be awaited again.
-        """
-        engine = self._engine
-        if engine.sharing is None:
-            return
-        top, store = plan[0].row, engine.sharing.store
-        elsewhere = [n for revival in plan for n in revival.running if engine.tree.get(n) is None]
-        ns = [revival.row.n for revival in plan]
-        taken = [] if elsewhere else await engine.ports.writer.call(lambda: store.take(ns))
-        if len(taken) < len(ns):
-            raise RunStatusError(
-                f"run {top.run_id} of workflow {top.workflow_id!r} cannot be resumed now: another replica is resuming it, or "
-                f"runs a child of it; try again", run_id=top.run_id, status=top.status.value,
-            )  # fmt: skip
-        engine.journal.witness(max(max(live.newest_seq, live.row.end_seq or 0) for live in taken))
-        found = {live.row.n: live.row for live in taken}
-        for revival in plan:
-            if (found[revival.row.n].attempt, found[revival.row.n].status) != (revival.row.attempt, revival.row.status):
-                check_resumable(found[top.n])
-                raise RunStatusError(
-                    f"run {top.run_id} of workflow {top.workflow_id!r} was resumed by another replica meanwhile",
-                    run_id=top.run_id, status=found[top.n].status.value,
-                )  # fmt: skip
-
     def still_holds(self, plan: list[Revival]) -> bool:
         """Nothing has moved since it was planned: those to come back have ended, those to be joined run."""
         tree = self._engine.tree
@@ -132,11 +111,14 @@ class Reviving:
 
     # Bringing it back
 
-    def revive(self, plan: list[Revival], parent: RunRow | None, adopter: Run | None) -> int:
+    def revive(
+        self, plan: list[Revival], parent: RunRow | None, adopter: Run | None, also: Sequence[Entry] = ()
+    ) -> int:
         """Bring them back, as one entry; gives its number.
 
         Args:
             parent: of the topmost. adopter: the nearest run above that has not ended, if any.
+            also: goes into the same entry.
         """
         engine = self._engine
         journal, now = engine.journal, engine.now()
@@ -145,7 +127,11 @@ class Reviving:
                 journal.append(kept)
             for revival in plan:
                 self._append(revival, now)
+            for n in [n for revival in plan for n in revival.unseen]:
+                journal.append(EndSeen(n, journal.next_seq))
             self._take_back(plan, now)
+            for entry in also:
+                journal.append(entry)
         for revival in plan:
             self._place(revival, adopter if revival is plan[0] else None)
         journal.kick()
@@ -248,6 +234,17 @@ def _sort_children(revival: Revival, history: History, map_ends: list[ChildRow])
     return back
 
 
+def _sort_unseen(revival: Revival, back: dict[int, bool], rows: list[RunRow]) -> None:
+    """Children that are running to it, and have ended with another replica: those that were cancelled with it come back."""
+    for row in rows:
+        if row.ended_at is not None:
+            revival.running = [n for n in revival.running if n != row.n]
+            if row.status is RunStatus.CANCELLED:
+                back[row.n] = True
+            else:
+                revival.unseen.append(row.n)
+
+
 def _note_of(row: RunRow, history: History) -> FailureNote:
     """What ended it, where it failed for good."""
     rows = [step for step in history.steps if step.kind is Kind.FAILURE and step.seq == row.end_seq]
@@ -264,6 +261,7 @@ def _late_row(n: int, child: ChildRow, now: float, seq: int) -> StepRow:
 def _bring_back(row: RunRow, is_awaited: bool, now: float, seq: int) -> None:
     """Its next attempt begins with its retries to come, and for whoever awaits it with the whole timeout."""
     row.status, row.result, row.ended_at, row.end_seq = RunStatus.RUNNING, None, None, None
+    row.flags &= ~RunFlag.UNSEEN
     row.attempts_before = row.attempt
     row.attempt += 1
     row.attempt_at, row.wake_at, row.rest_seq, row.recoveries = None, now, seq, 0

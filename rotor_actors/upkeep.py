@@ -18,12 +18,23 @@ from rotor_actors.ids import checked_run_id
 from rotor_actors.kernel import Started
 from rotor_actors.messages import AttemptDue
 from rotor_actors.pruning import PruneReport, Pruning, is_half_deleted
-from rotor_actors.records import EventNote, RunCreated, RunFlag, RunRow, RunStatus, StepRecorded, StepRow
+from rotor_actors.records import (
+    EventNote,
+    RunCreated,
+    RunFlag,
+    RunRow,
+    RunsReleased,
+    RunStatus,
+    StepRecorded,
+    StepRow,
+)
 from rotor_actors.replicas.asking import Asker
 from rotor_actors.replicas.forwarding import StartNote
-from rotor_actors.reviving import Reviving, check_resumable, unknown_workflow
+from rotor_actors.replicas.taking_back import TakingBack
+from rotor_actors.reviving import Revival, Reviving, check_resumable, unknown_workflow
 from rotor_actors.roots import start_root
 from rotor_actors.run import Phase, Run
+from rotor_actors.sharing import Sharing
 from rotor_actors.starting import Starting
 from rotor_actors.stores.base import EndsQuery, RunQuery
 from rotor_actors.workflows import Workflow
@@ -140,17 +151,48 @@ class Upkeep(Starting):
             adopter = await self._living_above(engine, parent)
             reviving = Reviving(engine)
             plan = await reviving.plan(row)
-            await reviving.own(plan)
+            if engine.sharing is not None:
+                await self._resume_taken(engine, engine.sharing, reviving, plan, parent, adopter)
+                return RunHandle(self, run_id)
             while not reviving.still_holds(plan):  # something below has ended, or was taken back, meanwhile
                 for revival in plan:
                     await self._cleaned_up(engine, revival.row.run_id)
                 await asyncio.sleep(0)  # nothing else here need wait for anything: what has to move must get its turn
                 await engine.journal.durable(engine.journal.last_seq)
                 plan = await reviving.plan(await self._row(run_id))
-                await reviving.own(plan)
             self._accepting()
             await engine.journal.durable(reviving.revive(plan, parent, adopter))
         return RunHandle(self, run_id)
+
+    async def _resume_taken(
+        self, engine: Engine, sharing: Sharing, reviving: Reviving, plan: list[Revival], parent: RunRow | None,
+        adopter: Run | None,
+    ) -> None:  # fmt: skip
+        """Of many replicas: what is to come back is made ours first, and its parent, which keeps its end, with it."""
+        taking, row = TakingBack(engine, sharing), plan[0].row
+        has_parent_ended = parent is not None and parent.ended_at is not None
+        must_be_here = [n for revival in plan for n in revival.running]
+        if parent is not None and not has_parent_ended:
+            must_be_here.append(parent.n)
+        await taking.check_here("resumed", row, must_be_here)
+        kept = [parent] if parent is not None and has_parent_ended else []
+        await taking.take("resumed", row, [*(revival.row for revival in plan), *kept])
+        is_back = False
+        try:
+            for revival in plan:
+                await self._cleaned_up(engine, revival.row.run_id)
+            self._accepting()
+            if not reviving.still_holds(plan):
+                raise RunStatusError(
+                    f"run {row.run_id} cannot be resumed: something below it has ended just now; resume it again",
+                    run_id=row.run_id, status=row.status.value,
+                )  # fmt: skip
+            released = [RunsReleased([each.n for each in kept])] if kept else []
+            seq, is_back = reviving.revive(plan, parent, adopter, released), True
+        finally:
+            if not is_back:
+                taking.give_back([*(revival.row.n for revival in plan), *(each.n for each in kept)])
+        await engine.journal.durable(seq)
 
     async def _cleaned_up(self, engine: Engine, run_id: str) -> None:
         """A cancelled run may still be cleaning up; two of it must not be alive."""
@@ -344,7 +386,7 @@ class Upkeep(Starting):
             )  # fmt: skip
         pruning = Pruning(engine)
         async with engine.claims.hold(run_id):
-            if row.n in pruning.live_roots():
+            if await pruning.is_live(row):
                 live = sum(1 for run in engine.tree if run.row.root_n == row.n)
                 raise RunStatusError(
                     f"run {run_id} of workflow {row.workflow_id!r} cannot be deleted: {live} runs of its tree have not "
