@@ -378,7 +378,11 @@ class SlowFor(InlineExecutor):
 
 async def test_a_fork_beside_the_deletion_of_its_origin_is_whole_or_refused() -> None:
     executor = SlowFor()
-    async with World(*ALL, executor=lambda _: executor) as world:
+
+    def make(name: str) -> SlowFor:
+        return executor
+
+    async with World(*ALL, executor=make) as world:
         for reads_before in range(6):
             name = f"r{reads_before}"
             origin = await world.execute(steps, name, run_id=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable
@@ -22,7 +23,7 @@ from rotor_actors.errors import (
     WorkerLostError,
     WorkflowCancelledError,
 )
-from rotor_actors.runners import InProcessRunner, ProcessPoolRunner
+from rotor_actors.runners import InProcessRunner, ProcessPoolRunner, StepCall
 
 pytestmark = pytest.mark.asyncio
 
@@ -195,6 +196,30 @@ async def test_cancelling_a_run_kills_its_step_there_and_the_report_counts_it(tm
         assert pool.pids == []
         tree: RunTree = await runtime.tree("h")
         assert tree.run.status == "cancelled"
+
+
+@pytest.mark.parametrize("turns", [1, 3, 20])
+@pytest.mark.parametrize("how", ["cancel", "close"])
+async def test_a_worker_that_is_not_wanted_any_more_while_it_starts_is_not_left_behind(turns: int, how: str) -> None:
+    pool = ProcessPoolRunner(max_workers=1)
+    began: list[bool] = []
+    call = StepCall(bodies.double, (1,), "here")
+    task = asyncio.create_task(pool.execute(call, lambda: began.append(True)))
+    for _ in range(turns):
+        await asyncio.sleep(0.001)
+    if how == "cancel":
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        await pool.close()
+        with contextlib.suppress(WorkerLostError):
+            await task
+    assert pool.pids == []
+    await until(lambda: not multiprocessing.active_children())
+    assert await pool.execute(call, lambda: began.append(True)) == 2, "another one is started"
+    await pool.close()
+    await until(lambda: not multiprocessing.active_children())
 
 
 async def test_leaving_the_runtime_ends_the_workers_and_the_run_goes_on_in_the_next_one(tmp_path: Path) -> None:
