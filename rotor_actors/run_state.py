@@ -28,6 +28,7 @@ from rotor_actors.messages import (
     Withdraw,
 )
 from rotor_actors.records import Kind
+from rotor_actors.use_counts import MOST_COUNTED, UsedOnce
 
 
 class RunState:
@@ -45,7 +46,7 @@ class RunState:
     """
 
     __slots__ = ("_answered", "_asked", "_counters", "_inherited", "_maps", "_memo", "_pages", "_patches", "_pending",
-                 "_record", "_recorded", "_refusal", "_strict", "_unmarked", "_where",
+                 "_record", "_recorded", "_refusal", "_strict", "_unmarked", "_used_once", "_where",
                  "effects", "explain", "replaying", "wanted")  # fmt: skip
 
     def __init__(
@@ -73,6 +74,7 @@ class RunState:
         """Keys of the memo that the body has asked for."""
         self._patches: dict[bytes, bool] = {}
         self._counters: dict[str, int] = {}
+        self._used_once: UsedOnce | None = None
         self._pending: dict[bytes, Pending] = {}
         self.effects: list[Effect] = []
         """What is to be done, in its order."""
@@ -122,9 +124,20 @@ class RunState:
         """
         if self._refusal:
             self._check_open(step_id)
-        count = self._counters.get(step_id, 0)
-        self._counters[step_id] = count + 1
+        count = self._count(step_id)
         return self._ask(step_key(step_id, count), step_id, count, kind, target, spec)
+
+    def _count(self, step_id: str) -> int:
+        """Count a use of this id, and say how many there were before."""
+        counters, once = self._counters, self._used_once
+        count = counters.get(step_id)
+        if count is None:
+            count = 0 if once is None else once.uses(step_id)
+        counters[step_id] = count + 1
+        if len(counters) >= (MOST_COUNTED if once is None else once.next_at):
+            once = self._used_once = once or UsedOnce()
+            self._counters = once.put_away(counters)
+        return count
 
     def _check_open(self, step_id: str) -> None:
         if self._refusal:
@@ -152,8 +165,7 @@ class RunState:
     def open_map(self, step_id: str, target: str) -> MapState:
         """The body begins a map. Raises as `request` does."""
         self._check_open(step_id)
-        count = self._counters.get(step_id, 0)
-        self._counters[step_id] = count + 1
+        count = self._count(step_id)
         key = step_key(step_id, count)
         memoized = self._memo.get(key)
         known = memoized or self._recorded.get(key)
