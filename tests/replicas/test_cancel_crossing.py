@@ -191,9 +191,10 @@ async def test_the_coordinator_sees_through_what_a_canceller_did_not_live_to_see
         assert fleet.living == {"over-leavers", "leaf x"}
         cancelling = asyncio.ensure_future(c.cancel("top"))
         fleet.crash_after(c, 1)
-        await asyncio.gather(cancelling, return_exceptions=True)
+        await fleet.settle()
         assert fleet.living == {"leaf x"}
         await fleet.kill(c)
+        await asyncio.gather(cancelling, return_exceptions=True)
         for _ in range(4):  # looks
             await fleet.clock.advance("2s")
         assert fleet.living == set()
