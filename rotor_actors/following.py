@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
+from rotor_actors.engine import Engine
 from rotor_actors.looking import Looking
 from rotor_actors.progress import Report, Subscription, reports_of
 from rotor_actors.records import RunRow
+from rotor_actors.run import Phase, Run
 from rotor_actors.views import Update, update_of
+
+_LOOK_SECONDS = 1.0
 
 
 class Following(Looking):
@@ -20,37 +24,60 @@ class Following(Looking):
         row = await self._row(run_id)
         subscription, end = engine.progress.subscribe(row.n)
         run = engine.tree.get(row.n)
+        if engine.sharing is not None and not row.status.is_terminal:
+            live = await self._live_or_ended(run_id)
+            run = live if isinstance(live, Run) else None
         assert self._service is not None
         ended = None if run is None or run.row.status.is_terminal else self._service.wait_for(run)
         try:
             seen: dict[str, tuple[int, int]] = {}
-            for name, report in sorted((await self._reports(row.n)).items(), key=lambda each: each[1].place):
-                if key in (None, name):
-                    yield _seen(seen, name, report, 0)
+            for update in await self._newer(row.n, seen, key):
+                yield update
             while ended is not None:
-                await _either(subscription, ended)
+                await self._either(engine, subscription, ended)
                 for update in _taken(subscription, seen, key):
                     yield update
+                if engine.sharing is not None and not _is_here(engine, row.n):
+                    for update in await self._newer(row.n, seen, key):
+                        yield update
                 if ended.done():
                     ended.result()  # closed, or the store failed: whoever follows is told
                     break
-            for name, report in sorted((await self._reports(row.n)).items(), key=lambda each: each[1].place):
-                if key in (None, name) and report.place > seen.get(name, (0, 0)):
-                    yield _seen(seen, name, report, 0)
+            for update in await self._newer(row.n, seen, key):
+                yield update
         finally:
             end()
             if ended is not None:
                 ended.cancel()
 
-    async def _reports(self, n: int) -> dict[str, Report]:
-        return await self._read(lambda store: reports_of(store, n))
+    async def _newer(self, n: int, seen: dict[str, tuple[int, int]], key: str | None) -> list[Update]:
+        """What the store holds of it that was not seen, in its order."""
+        reports = sorted((await self._read(lambda store: reports_of(store, n))).items(), key=lambda each: each[1].place)
+        return [
+            _seen(seen, name, report, 0)
+            for name, report in reports
+            if key in (None, name) and report.place > seen.get(name, (0, 0))
+        ]
+
+    async def _either(self, engine: Engine, subscription: Subscription, ended: asyncio.Future[RunRow]) -> None:
+        """Wait for a report, or the run's end. Of what another replica records nobody tells us: it is looked at each
+        second."""
+        clock = engine.ports.clock
+        alarm = None
+        if engine.sharing is not None:
+            alarm = clock.call_at(clock.now() + _LOOK_SECONDS, subscription.wake.set)
+        ended.add_done_callback(lambda _: subscription.wake.set())
+        try:
+            await subscription.wake.wait()
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+        subscription.wake.clear()
 
 
-async def _either(subscription: Subscription, ended: asyncio.Future[RunRow]) -> None:
-    """Wait for a report, or the run's end."""
-    ended.add_done_callback(lambda _: subscription.wake.set())
-    await subscription.wake.wait()
-    subscription.wake.clear()
+def _is_here(engine: Engine, n: int) -> bool:
+    run = engine.tree.get(n)
+    return run is not None and run.phase is not Phase.REMOTE
 
 
 def _taken(subscription: Subscription, seen: dict[str, tuple[int, int]], key: str | None) -> list[Update]:

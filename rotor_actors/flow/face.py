@@ -8,6 +8,7 @@ from rotor_actors.access import Access
 from rotor_actors.flow.line import Limits, Line
 from rotor_actors.flow.notes import KeyPaused
 from rotor_actors.flow.passes import Pass
+from rotor_actors.flow.snapshot import Snapshot
 from rotor_actors.flow.views import FlowKey, WaitingRun, flow_key
 from rotor_actors.ids import is_storable
 from rotor_actors.records import MailKind
@@ -42,8 +43,13 @@ class FlowFace(Access):
         )
 
     def flow_keys(self) -> list[FlowKey]:
-        """The keys of which runs are running or waiting, whose rate remembers some, or that are paused; by name."""
+        """The keys of which runs are running or waiting, whose rate remembers some, or that are paused; by name.
+
+        Of many replicas the coordinator knows by heart; on the others this reads the store, and waits for that.
+        """
         engine = self._open()
+        if not engine.gate.is_deciding:
+            return Snapshot(engine.ports.store, engine.now()).keys()
         lines = {line.name: line for line in engine.gate.lines()}
         for name in engine.gate.paused - lines.keys():
             lines[name] = Line(name)
@@ -55,8 +61,13 @@ class FlowFace(Access):
 
         Args:
             key: as with `pause_key`. limit: how many of each key at most.
+
+        It reads the store where `flow_keys` does.
         """
-        gate = self._open().gate
+        engine = self._open()
+        if not engine.gate.is_deciding:
+            return Snapshot(engine.ports.store, engine.now()).waiting(key, limit)
+        gate = engine.gate
         lines = [line for line in gate.all_lines() if key in (None, line.name)]
         found = [
             self._waiting_run(gate.passes[n], line, position)

@@ -281,3 +281,24 @@ async def test_the_idempotency_key_of_a_deleted_run_is_free_again_whichever_repl
         assert await fleet.clock.until(last.result()) == last.run_id
         assert len({*known, last.run_id}) == 3
         assert not fleet.database.office.letters
+
+
+async def test_lines_are_seen_from_any_replica() -> None:
+    @workflow(id="slow", flow_control=FlowControl("scarce", parallelism=1, rate=5, period="1m"))
+    async def slow(ctx: Context, name: str) -> str:
+        await ctx.step.sleep("hold", "10s")
+        return name
+
+    async with Fleet(slow) as fleet:
+        replicas = [await fleet.open() for _ in range(3)]
+        handles = [await replica.start(slow, "run") for replica in replicas]
+        await replicas[1].pause_key("other")
+        await fleet.settle()
+        keys = [replica.flow_keys() for replica in replicas]
+        assert keys[0] == keys[1] == keys[2]
+        assert [(key.name, key.running, key.waiting, key.is_paused) for key in keys[1]] == [
+            ("other", 0, 0, True), ("scarce", 1, 2, False),
+        ]  # fmt: skip
+        waiting = [replica.waiting("scarce") for replica in replicas]
+        assert waiting[0] == waiting[1] == waiting[2]
+        assert [each.run_id for each in waiting[0]] == [handle.run_id for handle in handles[1:]]
