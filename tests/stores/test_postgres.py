@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 from conformance import MakeStore, StoreConformance
-from postgres_kit import a_store, a_url, execute, new_schema, versions
+from postgres_kit import a_store, a_url, emptied_schema, execute, versions
 from shared_conformance import MakeReplica, SharedStoreConformance
 
 from rotor_actors.stores.base import Store
@@ -17,7 +17,7 @@ from rotor_actors.stores.shared import SharedStore
 class TestPostgresStore(StoreConformance):
     @pytest.fixture(params=versions())
     def make_store(self, request: pytest.FixtureRequest) -> MakeStore:
-        schema = new_schema()
+        schema = emptied_schema(a_url(request.param))
         return lambda: a_store(schema, request.param)
 
     def check_numbers(self, store: Store, expected: tuple[int, int]) -> None:
@@ -28,7 +28,8 @@ class TestPostgresStore(StoreConformance):
 class TestPostgresReplicas(SharedStoreConformance):
     @pytest.fixture(params=versions())
     def make_replica(self, request: pytest.FixtureRequest) -> MakeReplica:
-        self.url, self.schema = a_url(request.param), new_schema()
+        self.url = a_url(request.param)
+        self.schema = emptied_schema(self.url)
         return lambda: a_store(self.schema, request.param)
 
     def expire(self, store: SharedStore) -> None:
