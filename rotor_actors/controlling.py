@@ -90,5 +90,6 @@ class Controlling(Access):
 
 def _was_cancelled(row: RunRow, reason: str, since: float) -> bool:
     """By us, before the store was lost in the middle of it."""
-    told = decode_reason(row.error)
-    return row.status is RunStatus.CANCELLED and (row.ended_at or 0.0) >= since and told == bounded(reason)
+    if row.status is not RunStatus.CANCELLED:
+        return False  # what is recorded of one that failed is no reason
+    return (row.ended_at or 0.0) >= since and decode_reason(row.error) == bounded(reason)

@@ -78,6 +78,8 @@ class Recovery:
         """Give a run its place in the tree; its parent, if it is there, came before it."""
         engine, row = self._engine, found.row
         parent = None if row.parent_n is None else engine.tree.get(row.parent_n)
+        if parent is not None and parent.phase is Phase.REMOTE:
+            parent = None  # a stub of ours: whoever owns the parent is told of the end by mail
         run = Run(engine, row, parent, Phase.STORED)
         run.workflow = engine.registry.get(row.workflow_id)
         run.seen_seq = found.newest_seq

@@ -60,7 +60,7 @@ class TakingIn:
 
     def _take_in(self, claimed: list[Claimed], around: _Surroundings) -> None:
         engine, recovery = self._engine, self._recovery
-        engine.journal.witness(max(each.live.newest_seq for each in claimed))
+        engine.journal.witness(max(map(_newest_seen, claimed)))
         runs = [self._place(each) for each in claimed]
         for child in around.children:
             self._link(child)
@@ -108,7 +108,7 @@ class TakingIn:
         tree = self._engine.tree
         for run in runs:
             adopter = tree.get(above.get(run.row.n, 0))
-            if adopter is not None and run.parent is None:
+            if adopter is not None and adopter.phase is not Phase.REMOTE and run.parent is None:
                 tree.adopt(run, adopter)
 
     def _cancel(self, claimed: list[Claimed], left: dict[int, str]) -> None:
@@ -139,6 +139,12 @@ class TakingIn:
                 self._recovery.arm(run)
         self._recovery.replay(under_way)
         _logger.info("took in %d runs, %d of them were under way", len(claimed), len(under_way))
+
+
+def _newest_seen(claimed: Claimed) -> int:
+    """The newest entry that its row knows of, too: a run that rested until then would sleep over what comes before."""
+    row = claimed.live.row
+    return max(claimed.live.newest_seq, row.rest_seq, row.attempt_seq)
 
 
 def _is_new(row: RunRow) -> bool:

@@ -1,4 +1,5 @@
-"""`python -m rotor_actors.simulation`: random work in many universes, with crashes and a failing disk, judged.
+"""`python -m rotor_actors.simulation`: random work in many universes, with crashes and a failing disk, or with several
+replicas that share a database, judged.
 
 Exit status 0: no violation. 1: some universe failed; it says which, and how to see it again. 2: wrong arguments.
 """
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rotor_actors.simulation.pool import Job, Tally, default_faults, describe, play, play_all
+from rotor_actors.simulation.pool import Job, Tally, default_faults, describe, play, play_all, replica_faults
 from rotor_actors.simulation.progress import Progress
 from rotor_actors.simulation.reporting import versions
 from rotor_actors.simulation.running import Outcome
@@ -53,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--cancels", type=float, default=0.15, help="how probable it is that a started run is cancelled (0.15)")
     add("--work", choices=("both", "fan-out", "trial"), default="both", help="what kind of work (both in turn)")
     add("--store", choices=("sqlite", "memory"), default="sqlite")
+    add(
+        "--replicas",
+        type=int,
+        default=0,
+        help="so many processes share one database (1 to 4; default 0: a store of its own)",
+    )
     add("--policy", default="sound", help="sound, chaos or pct(3)")
     add("--json", default=None, metavar="FILE", help="write the numbers to a file, too")
     add("--replay", default=None, metavar="SCHEDULE", help="run the one universe that a failure has named")
@@ -67,7 +74,10 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _settings(given: argparse.Namespace) -> Settings:
-    return Settings(faults=default_faults(given.faults), store=given.store, policy=given.policy)
+    if given.replicas < 0:
+        raise SystemExit(f"--replicas {given.replicas}: expected a number from 0")
+    faults = replica_faults(given.faults) if given.replicas else default_faults(given.faults)
+    return Settings(faults=faults, store=given.store, policy=given.policy, replicas=given.replicas)
 
 
 def _run(job: Job, given: argparse.Namespace) -> Tally:
@@ -99,7 +109,7 @@ def _seeds(given: argparse.Namespace, began: float) -> Iterator[int]:
 def _summary(job: Job, given: argparse.Namespace, total: Tally) -> str:
     rate = total.universes / total.seconds if total.seconds else 0.0
     lines = [
-        f"{total.universes} universes of {job.roots} x {job.width} runs on {given.store}, seeds from {given.seed}: "
+        f"{total.universes} universes of {job.roots} x {job.width} runs on {_store(given)}, seeds from {given.seed}: "
         f"{len(total.failures)} violations",
         f"  {total.runs} runs, {total.commits} commits, {total.crashes} crashes, {total.virtual_seconds / 86400:.1f} "
         f"virtual days in {total.seconds:.1f} s",
@@ -111,13 +121,17 @@ def _summary(job: Job, given: argparse.Namespace, total: Tally) -> str:
     return "\n".join(lines)
 
 
+def _store(given: argparse.Namespace) -> str:
+    return f"a database of {given.replicas} replicas" if given.replicas else str(given.store)
+
+
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {times}" for name, times in sorted(counts.items())) or "none"
 
 
 def _record(given: argparse.Namespace, total: Tally) -> dict[str, object]:
     return {
-        "universes": total.universes, "size": given.runs, "jobs": given.jobs, "store": given.store, "work": given.work,
+        "universes": total.universes, "size": given.runs, "jobs": given.jobs, "store": _store(given), "work": given.work,
         "first_seed": given.seed, "violations": len(total.failures), "runs": total.runs, "commits": total.commits,
         "crashes": total.crashes, "seconds": round(total.seconds, 1),
         "universes_per_second": round(total.universes / max(total.seconds, 1e-9), 2),
@@ -135,6 +149,7 @@ def _failure(job: Job, given: argparse.Namespace, seed: int, text: str) -> str:
     smallest, runs = shrink(first, lambda choices: play(job, seed, replay=choices)[0])
     schedule = Schedule(seed, None, smallest.choices)
     options = f"--runs {given.runs} --faults {given.faults} --store {given.store} --policy '{given.policy}' --work {given.work}"
+    options += f" --replicas {given.replicas}" if given.replicas else ""
     return "\n".join(
         [
             f"\nseed {seed} failed; {count(first.choices)} choices, shrunk to {count(smallest.choices)} in {runs} runs:",

@@ -53,8 +53,7 @@ async def _call(universe: Universe, runtime: UniverseRuntime, verb: str, *args: 
     record = CallRecord()
     first: Any = args[0] if args else None
     if isinstance(first, Workflow):
-        workflow: Workflow[Any, Any] = first
-        universe.know(workflow)
+        universe.know(args[0])
     if verb == "cancel" and args:
         universe.record(t.Asked(universe.now(), universe.lives, verb, args[0]))
     for _ in range(_MOST_TRIES):
@@ -96,7 +95,6 @@ async def _is_to_be_made_again(universe: Universe, process: Process, task: async
     if isinstance(error, StoreCorruptedError) or not isinstance(error, StoreError | RuntimeStateError):
         return False
     if universe.settings.replicas:
-        universe.restart_failed()
         await asyncio.sleep(_RETRY_SECONDS)  # its next incarnation, or another replica
         return True
     if not process.has_failed and not process.is_dead:

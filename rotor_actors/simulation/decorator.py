@@ -31,6 +31,7 @@ def simulate(
     workflows: Iterable[Workflow[Any, Any]] = (),
     allow: Iterable[str] = (),
     options: Mapping[str, Any] | None = None,
+    replicas: int = 0,
 ) -> Callable[[Callable[Concatenate[Simulation, P], Awaitable[None]]], Callable[P, None]]:
     """Run an async test in many universes: virtual time, seeded chance, crashes, a disk that fails.
 
@@ -75,9 +76,10 @@ def simulate(
     policy_of(policy, Tape("checked"))
     if store not in ("sqlite", "memory"):
         raise ValueError(f"simulate(store={store!r}): expected 'sqlite' or 'memory'")
+    _check_replicas(replicas, faults or Faults())
     settings = Settings(
         workflows=tuple(workflows), faults=faults or Faults(), policy=policy, store=store, allow=tuple(allow),
-        options=dict(options or {}),
+        options=dict(options or {}), replicas=replicas,
     )  # fmt: skip
     plan = Plan(seeds, crash, settings)
 
@@ -99,6 +101,15 @@ def simulate(
         return run
 
     return decorate
+
+
+def _check_replicas(replicas: int, faults: Faults) -> None:
+    if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"simulate(replicas={replicas!r}): expected a number from 0, e.g. replicas=3")
+    misplaced = faults.misplaced(has_replicas=replicas > 0)
+    if misplaced:
+        where = "with replicas, whose database has no disk" if replicas else "without replicas: simulate(replicas=3)"
+        raise ValueError(f"simulate(faults=…): {', '.join(misplaced)} cannot happen {where}")
 
 
 def _parameters_before(test: Callable[..., object]) -> int:

@@ -18,6 +18,7 @@ from rotor_actors.simulation.judge import Judge, judged
 from rotor_actors.simulation.oracle import Oracle
 from rotor_actors.simulation.plan import Size
 from rotor_actors.simulation.playing import Work
+from rotor_actors.simulation.replicas.trials import judged_replicas
 from rotor_actors.simulation.running import Outcome, run_universe
 from rotor_actors.simulation.simulation import Simulation
 from rotor_actors.simulation.timeline import timeline
@@ -39,7 +40,7 @@ class Job(msgspec.Struct, frozen=True):
     """`fan-out` (exactly so many runs), `trial` (up to so many, of everything that runs do), or one after the other."""
 
     def is_trial(self, seed: int) -> bool:
-        return self.work == "trial" or (self.work == "both" and seed % 2 == 1)
+        return self.settings.replicas > 0 or self.work == "trial" or (self.work == "both" and seed % 2 == 1)
 
 
 class Tally(msgspec.Struct):
@@ -69,8 +70,11 @@ def play(
 ) -> tuple[Outcome, Tally]:
     """One universe of random work."""
     oracles: list[Oracle] = []
-    if job.is_trial(seed):
-        main = judged(Size(roots=job.roots, children=job.width), cast("list[Judge]", oracles))
+    size = Size(roots=job.roots, children=job.width)
+    if job.settings.replicas:
+        main = judged_replicas(size, cast("list[Judge]", oracles))
+    elif job.is_trial(seed):
+        main = judged(size, cast("list[Judge]", oracles))
     else:
         main = _fan_out(job, oracles)
     began = _real_time()
@@ -201,4 +205,21 @@ def default_faults(strength: float) -> Faults:
         failed_fsync=0.003 * strength,
         failed_write=0.003 * strength,
         disk_full=0.003 * strength,
+    )
+
+
+def replica_faults(strength: float) -> Faults:
+    """A bit of everything that can go wrong between replicas and their database."""
+    return Faults(
+        crash=0.01 * strength,
+        lost_statement=0.005 * strength,
+        lost_reply=0.005 * strength,
+        late_statement=0.003 * strength,
+        slow_reply=0.01 * strength,
+        pause=0.005 * strength,
+        blocked_loop=0.003 * strength,
+        partition=0.003 * strength,
+        database_restart=0.002 * strength,
+        bad_hint=min(0.1 * strength, 0.8),
+        skew=0.5 if strength else 0.0,
     )

@@ -161,9 +161,6 @@ class Universe:
     def know(self, workflow: Workflow[Any, Any]) -> None:
         """A process that is started again has it, too."""
 
-    def restart_failed(self) -> None:
-        """End processes whose runtime has stopped."""
-
     @property
     def runtime(self) -> Runtime:
         """The runtime that is open. Raises SimulationError while the process is down."""

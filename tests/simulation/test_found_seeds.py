@@ -12,7 +12,8 @@ import pytest
 from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.judge import Judge, judged
 from rotor_actors.simulation.plan import Size
-from rotor_actors.simulation.pool import Job, play
+from rotor_actors.simulation.pool import Job, play, replica_faults
+from rotor_actors.simulation.replicas.trials import judged_replicas
 from rotor_actors.simulation.running import run_universe
 from rotor_actors.simulation.universe import Settings, Universe
 
@@ -47,6 +48,22 @@ def test_a_trial_that_failed_once_passes(seed: int, faults: Faults) -> None:
 )  # fmt: skip
 def test_a_universe_of_the_soak_that_failed_once_passes(seed: int, roots: int, width: int) -> None:
     outcome, _ = play(Job(roots, width, Settings(faults=SOAK)), seed)
+    assert outcome.failure is None, outcome.failure
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        # A run taken in while its parent was a stub here told nobody of its end: the parent waited until its timeout.
+        65,
+        # Entries of a new owner were older than the note of rest of a run without steps: it slept over a child's end.
+        44, 106,
+    ],
+)  # fmt: skip
+def test_a_universe_of_three_replicas_that_failed_once_passes(seed: int) -> None:
+    judges: list[Judge] = []
+    settings = Settings(faults=replica_faults(1.0), replicas=3)
+    outcome = run_universe(judged_replicas(Size(), judges), seed=seed, settings=settings)
     assert outcome.failure is None, outcome.failure
 
 

@@ -7,15 +7,13 @@ import pytest
 from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.judge import Judge
 from rotor_actors.simulation.plan import Size
+from rotor_actors.simulation.pool import replica_faults
 from rotor_actors.simulation.replicas.trials import judged_replicas
 from rotor_actors.simulation.running import Outcome, run_universe
 from rotor_actors.simulation.universe import Settings
 
 # All at once, and each of them seldom.
-WEATHER = Faults(
-    crash=0.01, lost_statement=0.005, lost_reply=0.005, late_statement=0.003, slow_reply=0.01, pause=0.005,
-    blocked_loop=0.003, partition=0.003, database_restart=0.002, bad_hint=0.1, skew=0.5,
-)  # fmt: skip
+WEATHER = replica_faults(1.0)
 
 
 def play(seed: int, replicas: int, faults: Faults = WEATHER) -> Outcome:

@@ -22,6 +22,7 @@ from rotor_actors.records import (
     RunsCancelled,
     RunsReleased,
     RunStatus,
+    StepRecorded,
     StepRow,
     Together,
     flatten,
@@ -238,17 +239,26 @@ def _counts(entry: Entry) -> bool:
 
 
 def _concerned(ledger: Ledger, entries: list[Entry]) -> Iterator[Account]:
+    """The runs of which they tell, and their parents, who may have seen it."""
     for fact in flatten(entries):
-        ns: list[int | None] = []
-        match fact:
-            case RunCreated() | RunChanged():
-                ns = [fact.run.n, fact.run.parent_n]
-            case RunsCancelled() | CancelRequested():
-                ns = list(fact.ns)
-            case _:
-                step = getattr(fact, "step", None)
-                ns = [getattr(fact, "n", None) if step is None else step.n]
-        for n in ns:
-            account = None if n is None else ledger.accounts.get(n)
+        for n in _numbers(fact):
+            account = ledger.accounts.get(n)
             if account is not None:
                 yield account
+                parent = ledger.accounts.get(account.row.parent_n or 0)
+                if parent is not None:
+                    yield parent
+
+
+def _numbers(fact: Fact) -> list[int]:
+    match fact:
+        case RunCreated() | RunChanged():
+            return [fact.run.n]
+        case StepRecorded():
+            return [fact.step.n]
+        case RunsCancelled() | CancelRequested():
+            return fact.ns
+        case EndSeen() | FlagsAdded():
+            return [fact.n]
+        case _:
+            return []

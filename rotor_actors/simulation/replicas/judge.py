@@ -71,6 +71,9 @@ class ReplicaJudge(Judge):
                     "26 one incarnation",
                     f"replica {event.incarnation} takes message {event.letter} to {event.to}, which is not for it",
                 )
+            case Executing():
+                self._check_executor(event)
+                super().__call__(event)
             case t.CommitBegun() | t.CommitFailed():
                 pass  # what counts is what the database does
             case _:
@@ -328,21 +331,14 @@ class ReplicaJudge(Judge):
     # What the world sees
 
     def _effect(self, event: t.EffectBegun) -> None:
+        """A step is about to be executed; whether by somebody who may is looked at when its body begins."""
         number, durable = event.incarnation, self.books.durable
+        if self.books.is_over(number):
+            return
         account = durable.account(event.run_id)
         where = f"step {event.step_id!r} of run {event.run_id}, on replica {number}"
-        self.require(
-            number not in self._forgotten, "47 a dead process writes nothing", f"{where} begins, and that has ended"
-        )
         if account is None:
             raise InvariantError("2 no effect before its past is durable", f"{where} begins, and its run is unknown")
-        now, until = self._universe.database.clock(), self._leases[number]
-        self.require(
-            now <= until, "30 a replica whose lease is over does nothing",
-            f"{where} begins {now - until:.3f} s after the end of its lease",
-        )  # fmt: skip
-        owner = durable.owners.get(account.row.n)
-        self.require(owner == number, "26 one incarnation", f"{where} begins, and replica {owner} owns its run")
         self.require(
             not account.has_ended, "23 a run that has ended does nothing",
             f"{where} begins, and the run is {account.row.status.value}",
@@ -352,6 +348,24 @@ class ReplicaJudge(Judge):
             not any(step.status is OutcomeStatus.COMPLETED for step in done), "4 what is recorded is not done again",
             f"{where} begins, and its result is recorded",
         )  # fmt: skip
+
+    def _check_executor(self, event: Executing) -> None:
+        """Who is not the owner any more may begin a step only for as long as its lease has not run out."""
+        number, durable = event.incarnation, self.books.durable
+        where = f"{event.name} of run {event.run_id}, on replica {number},"
+        account = durable.account(event.run_id)
+        if account is None:
+            raise InvariantError("2 no effect before its past is durable", f"{where} begins, and its run is unknown")
+        self.require(
+            number not in self._forgotten, "47 a dead process writes nothing", f"{where} begins, and that has ended"
+        )
+        now, until = self._universe.database.clock(), self._leases[number]
+        self.require(
+            now <= until, "30 a replica whose lease is over does nothing",
+            f"{where} begins {now - until:.3f} s after the end of its lease",
+        )  # fmt: skip
+        owner = durable.owners.get(account.row.n)
+        self.require(owner == number, "26 one incarnation", f"{where} begins, and replica {owner} owns its run")
 
     def _begins(self, event: Executing) -> None:
         key = event.run_id, event.name

@@ -6,6 +6,7 @@ import contextvars
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from rotor_actors.engine import Engine
 from rotor_actors.simulation.loop import SimulationLoop
 from rotor_actors.simulation.ports import UniverseClock, UniverseExecutor
 from rotor_actors.simulation.process import Process
@@ -28,6 +29,8 @@ class ReplicaProcess(Process):
         super().__init__(number)
         self.place = place
         self.replica = 0
+        self.engines: list[Engine] = []
+        """One for each replica that it was."""
         self.is_open = False
         self.is_frozen = False
         self.is_stopped = False

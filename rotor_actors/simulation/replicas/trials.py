@@ -42,7 +42,6 @@ async def _until_quiet(universe: ReplicaUniverse, judge: ReplicaJudge) -> None:
     """Nothing runs, no message is under way, and it has been so for a while; or it takes too long, which is judged."""
     limit, quiet = universe.now() + _LONGEST, 0
     while quiet < _QUIET_LOOKS and universe.now() < limit:
-        universe.restart_failed()
         await asyncio.sleep(_LOOK_SECONDS)
         is_quiet = not universe.database.live_runs() and not universe.database.office.letters
         quiet = quiet + 1 if is_quiet and all(engine.is_idle for engine in universe.engines()) else 0

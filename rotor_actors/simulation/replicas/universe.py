@@ -18,7 +18,7 @@ from rotor_actors.records import Entry
 from rotor_actors.run import Run
 from rotor_actors.runtime import Runtime
 from rotor_actors.simulation import trace as t
-from rotor_actors.simulation.burial import close_tasks
+from rotor_actors.simulation.burial import close_actors, close_tasks
 from rotor_actors.simulation.crashes import CrashPoint, Place
 from rotor_actors.simulation.errors import InvariantError, SimulationError
 from rotor_actors.simulation.loop import LIFE, Life, SimulationTask
@@ -36,6 +36,7 @@ from rotor_actors.workflows import Workflow
 _DOWN_FROM, _DOWN_TO = 0.001, 15.0
 _MOST_PROCESSES = 300
 _SOON = 2.0
+_SPILL_ABOVE = (None, 1, 1, 3)
 
 
 class ReplicaUniverse(Universe):
@@ -61,8 +62,9 @@ class ReplicaUniverse(Universe):
         self.processes: list[ReplicaProcess | None] = [None] * settings.replicas
         self._skews = [self.outages.skew() for _ in self.processes]
         self._client_tape = self.tapes.tape("clients")
+        # Mostly few, so that much is done by others than those who began it.
+        self._spill_above = self.tapes.tape("options").pick(_SPILL_ABOVE)
         self._restarting_until = 0.0
-        self._heard: list[Engine] = []
 
     def _database_time(self) -> float:
         return EPOCH + self.now()
@@ -127,7 +129,7 @@ class ReplicaUniverse(Universe):
     async def _enter(self, process: Process) -> None:
         assert isinstance(process, ReplicaProcess)
         settings, tape = self.settings, self._latency
-        options = dict(inside(settings.options))
+        options: dict[str, Any] = {"spill_above": self._spill_above, **inside(settings.options)}
         lease = options.pop("lease", LEASE_SECONDS)
         process.runtime = Runtime(
             linked(self.database, process, self, lease),
@@ -159,11 +161,6 @@ class ReplicaUniverse(Universe):
 
     def condemn(self, process: Process) -> None:
         """A replica whose incarnation has ended opens the next one by itself."""
-
-    def restart_failed(self) -> None:
-        for process in self.open_processes():
-            if process.has_failed:
-                self.die(process, "its store had failed")
 
     # Standing still
 
@@ -261,9 +258,9 @@ class ReplicaUniverse(Universe):
     def _attach(self, process: Process) -> None:
         """A process has one engine for each replica that it was."""
         engine = process.engine
-        if engine is None or not isinstance(process, ReplicaProcess) or any(each is engine for each in self._heard):
+        if engine is None or not isinstance(process, ReplicaProcess) or any(each is engine for each in process.engines):
             return
-        self._heard.append(engine)
+        process.engines.append(engine)
         number = process.replica
         engine.on_effect = partial(self._effect_of, process, number)
         self.stubs.attach(engine)
@@ -358,6 +355,14 @@ class ReplicaUniverse(Universe):
 
     def _each(self) -> Iterator[ReplicaProcess]:
         return (process for process in self.processes if process is not None)
+
+    def _close_all(self, process: Process) -> None:
+        """Those of replicas that it was before, too."""
+        assert isinstance(process, ReplicaProcess)
+        for engine in process.engines:
+            if engine is not process.engine:
+                close_actors(engine)
+        super()._close_all(process)
 
     def tasks_of(self, process: Process) -> list[SimulationTask]:
         return [task for task in self.loop.pending_tasks() if task.life is process]
