@@ -253,11 +253,13 @@ class Engine(Kernel):
         return self.options.max_depth
 
     def chain(self, run: Run) -> list[str]:
-        """Workflow ids from the top of the tree down to this run."""
+        """Workflow ids from the top of the tree down to this run; what other replicas own above it is left out."""
         ids: list[str] = []
         above: Run | None = run
         while above is not None:
             ids.append(above.row.workflow_id)
+            if above.parent is None and above.row.parent_n is not None:
+                ids.append(f"… (run {above.row.parent_run_id}, of another replica)")
             above = above.parent
         return ids[::-1]
 
