@@ -58,7 +58,7 @@ async def patient(ctx: Context) -> list[str]:
 async def until(look: Callable[[], Awaitable[object]], wanted: object) -> None:
     """Look until that is what is to be seen."""
     async with asyncio.timeout(30):
-        while await look() != wanted:
+        while await look() != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
