@@ -15,7 +15,7 @@ import msgspec
 
 from rotor_actors.admission import Admission
 from rotor_actors.flow.line import Limits, Line
-from rotor_actors.flow.notes import Enter, LetGo, LineNote
+from rotor_actors.flow.notes import Enter, Left, LetGo, LineNote
 from rotor_actors.flow.passes import (
     PLACE_SPACE,
     RATE_SPACE,
@@ -54,6 +54,13 @@ BEGINS_PER_ACT = 64
 _BEGINS_PER_PURGE = 500
 
 
+class GateOptions(Protocol):
+    """Of the runtime's options, what concerns the gate."""
+
+    @property
+    def cancel_grace(self) -> float: ...
+
+
 class GateHost(Protocol):
     """What the gate needs of the kernel."""
 
@@ -62,6 +69,9 @@ class GateHost(Protocol):
     admission: Admission
     queue_of_runs: RunQueue
     sharing: Sharing | None
+
+    @property
+    def options(self) -> GateOptions: ...
 
     def now(self) -> float: ...
 
@@ -75,6 +85,10 @@ def enter_note(run: Run, ticket: Ticket, *, is_under_way: bool = False) -> Enter
     row = run.row
     return Enter(row.n, row.run_id, row.workflow_id, row.root_n, row.depth, row.created_at, ticket, row.parent_n,
                  is_under_way)  # fmt: skip
+
+
+def _left(n: int, until: float = 0.0) -> MailSent:
+    return MailSent(COORDINATOR, MailKind.LEFT, msgspec.msgpack.encode(Left(n, until)))
 
 
 class Gate:
@@ -93,6 +107,8 @@ class Gate:
         self._followers: dict[int, list[int]] = {}
         self._paused: set[str] = set()
         self._begins = 0
+        self._cleaning: set[int] = set()
+        """Many replicas: runs of ours that have ended and clean up, of which the coordinator will be told."""
 
     # Coming and going
 
@@ -145,6 +161,9 @@ class Gate:
     def leave(self, run: Run) -> bool:
         """A run has ended; says whether it had begun here."""
         has_begun = self.gone(run.row.n)
+        if run.row.n in self._cleaning:
+            self._cleaning.discard(run.row.n)
+            self._host.journal.append(_left(run.row.n))
         return has_begun and (run.row.attempt > 1 or run.row.attempt_at is not None)
 
     def gone(self, n: int) -> bool:
@@ -423,7 +442,10 @@ class Gate:
             return []
         if self.is_deciding:
             return [ItemDropped(PLACE_SPACE, str(n))]
-        return [MailSent(COORDINATOR, MailKind.LEFT, msgspec.msgpack.encode(n))]
+        if run.is_doomed and run.actor is not None:
+            self._cleaning.add(n)
+            return [_left(n, self._host.now() + self._host.options.cancel_grace)]
+        return [_left(n)]
 
     # Pausing, looking
 

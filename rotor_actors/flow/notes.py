@@ -32,6 +32,14 @@ class LetGo(msgspec.Struct, tag=True):
     n: int
 
 
+class Left(msgspec.Struct, tag=True, omit_defaults=True):
+    """A run has ended, and left its line. `until`: it cleans up, and keeps its place for as long, unless it says again
+    that it has left before."""
+
+    n: int
+    until: float = 0.0
+
+
 class KeyPaused(msgspec.Struct, tag=True):
     """No run of this key may begin, or they may again. `ask` and `to`: who waits for that being known."""
 

@@ -12,7 +12,7 @@ from rotor_actors.features import Feature
 from rotor_actors.finishing import Finishing
 from rotor_actors.flow.arriving import Arriving
 from rotor_actors.flow.creating import replace
-from rotor_actors.flow.notes import Enter, KeyPaused, LetGo, LineNote, RunsGone, Turn
+from rotor_actors.flow.notes import Enter, KeyPaused, Left, LetGo, LineNote, RunsGone, Turn
 from rotor_actors.flow.passes import NOT_AWAITED, PLACE_SPACE, Pass, place_item
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import Entry, ItemDropped, MailKind, MailSent, RunRow, RunStatus
@@ -117,14 +117,26 @@ class Lines(Feature):
         return True
 
     def _left(self, mail: Mail, run: Run | None) -> bool:
-        kernel, n = self._kernel, msgspec.msgpack.decode(mail.body or b"", type=int)
+        kernel = self._kernel
         if not kernel.gate.is_deciding:
             return False
+        left = msgspec.msgpack.decode(mail.body or b"", type=Left)
+        each = kernel.gate.passes.get(left.n)
+        if left.until > kernel.now() and each is not None and each.run.phase is Phase.REMOTE:
+            each.run.is_doomed = True
+            kernel.timers.add(_Cleaning(self, left.n), left.until)
+        else:
+            self.gone(left.n)
+        return True
+
+    def gone(self, n: int) -> None:
+        """A run has left its line; or has had the time to clean up that it has."""
+        kernel = self._kernel
         kernel.journal.append(ItemDropped(PLACE_SPACE, str(n)))
         self._arriving.merging.is_gone(n)
         if n in kernel.gate.passes and kernel.tree.get(n) is None:  # else it still cleans up here
             kernel.gate.gone(n)
-        return True
+            kernel.queue_of_runs.poke()
 
     # The owner's side
 
@@ -147,6 +159,17 @@ class Lines(Feature):
             each.has_begun = True
             self._kernel.gate.begin_here(run, self._kernel.now())
         return True
+
+
+class _Cleaning:
+    """A run of another replica that cleans up."""
+
+    def __init__(self, lines: Lines, n: int) -> None:
+        self._lines = lines
+        self._n = n
+
+    def alarm(self, now: float) -> None:
+        self._lines.gone(self._n)
 
 
 def stub_of(kernel: Kernel, note: Enter | RunRow) -> Run:

@@ -302,3 +302,28 @@ async def test_lines_are_seen_from_any_replica() -> None:
         waiting = [replica.waiting("scarce") for replica in replicas]
         assert waiting[0] == waiting[1] == waiting[2]
         assert [each.run_id for each in waiting[0]] == [handle.run_id for handle in handles[1:]]
+
+
+async def test_a_cancelled_run_keeps_its_place_while_it_cleans_up_whoever_owns_it() -> None:
+    @workflow(id="tidy", flow_control=FlowControl("scarce", parallelism=1))
+    async def tidy(ctx: Context, name: str) -> str:
+        if name == "first":
+            try:
+                await ctx.step.sleep("hold", "1h")
+            finally:
+                await asyncio.sleep(2)
+        return name
+
+    async with Fleet(tidy) as fleet:
+        first, second, third = [await fleet.open() for _ in range(3)]
+        holder = await second.start(tidy, "first")
+        await fleet.clock.advance("1s")
+        waiting = await third.start(tidy, "second")
+        cancelling = asyncio.ensure_future(second.run(holder.run_id).cancel())
+        await fleet.clock.advance("1s")
+        assert await holder.status() is RunStatus.CANCELLED
+        assert await waiting.status() is RunStatus.QUEUED
+        await fleet.clock.until(cancelling)
+        assert await fleet.clock.until(waiting.result()) == "second"
+        assert not fleet.database.items(ItemQuery("flow.place"))
+        assert first.flow_keys() == []
