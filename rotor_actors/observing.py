@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from rotor_actors.records import Fact, RunRow
 
 _logger = logging.getLogger("rotor_actors")
@@ -31,6 +33,20 @@ class Gauges(Protocol):
     def is_full(self) -> bool: ...
 
 
+class ReplicasSeen(msgspec.Struct, frozen=True):
+    """What a replica has seen of all of them.
+
+    Attributes:
+        replicas: how many have the store open. is_coordinator: this one coordinates.
+        unowned: how many unended runs nobody owns. stuck: how many of them no replica can run.
+    """
+
+    replicas: int
+    is_coordinator: bool
+    unowned: int
+    stuck: int
+
+
 class Observer:
     """Each hook may be left out. They are called on the event loop: be quick. An error in one is logged."""
 
@@ -39,6 +55,9 @@ class Observer:
 
     def taken_in(self, runs: Iterable[RunRow]) -> None:
         """Many replicas: these runs go on here from now on. Those that a `RunsReleased` names do so no more."""
+
+    def replicas_seen(self, seen: ReplicasSeen) -> None:
+        """Many replicas: how it stands, every few seconds."""
 
     def committed(self, facts: Sequence[Fact], seconds: float) -> None:
         """These facts have become durable, by a commit that took so long; in the order in which they came."""
@@ -55,6 +74,7 @@ class Observers:
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._all = tuple(observers)
+        self.see_replicas = any(type(each).replicas_seen is not Observer.replicas_seen for each in self._all)
         self.see_steps = any(type(each).step_begins is not Observer.step_begins for each in self._all)
 
     def __bool__(self) -> bool:
@@ -65,6 +85,9 @@ class Observers:
 
     def taken_in(self, runs: Sequence[RunRow]) -> None:
         self._each(lambda observer: observer.taken_in(runs))
+
+    def replicas_seen(self, seen: ReplicasSeen) -> None:
+        self._each(lambda observer: observer.replicas_seen(seen))
 
     def committed(self, facts: Sequence[Fact], seconds: float) -> None:
         self._each(lambda observer: observer.committed(facts, seconds))

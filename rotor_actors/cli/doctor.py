@@ -11,12 +11,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
+from rotor_actors.cli.finding import Finding
 from rotor_actors.cli.main import DONE, FAILED
 from rotor_actors.cli.output import print_rows
+from rotor_actors.cli.shared_doctor import shared_store
+from rotor_actors.cli.stores import has_one_owner
 from rotor_actors.control import ControlError, ControlTimeoutError, ask, is_possible
 from rotor_actors.errors import RotorError, StoreLockedError
 from rotor_actors.records import RunStatus
@@ -27,24 +30,22 @@ _PATIENCE = "5s"
 _LITTLE_ROOM = 512 * 2**20
 
 
-class Finding(NamedTuple):
-    """What was looked at, how it is, and what to do about it."""
-
-    check: str
-    state: str
-    found: str
-    remedy: str = ""
-
-
 def doctor(options: argparse.Namespace) -> int:
     """Look at everything, even when something is wrong already."""
-    checks: list[Callable[[Path], Iterator[Finding]]] = [_python, _packages, _clock, _disk, _locking, _store, _owner]
+    of_machine: list[Callable[[Path], Iterator[Finding]]] = [_python, _packages, _clock]
+    of_file = [_disk, _locking, _store, _owner]
+    checks: list[Callable[[], Iterator[Finding]]]
+    if has_one_owner(options.store):
+        checks = [partial(check, Path(options.store)) for check in (*of_machine, *of_file)]
+    else:
+        checks = [*(partial(check, Path()) for check in of_machine), partial(shared_store, options.store)]
     findings: list[Finding] = []
     for check in checks:
         try:
-            findings.extend(check(Path(options.store)))
+            findings.extend(check())
         except Exception as error:
-            findings.append(Finding(check.__name__.strip("_"), "problem", f"{type(error).__name__}: {error}"))
+            name = check.func.__name__ if isinstance(check, partial) else "check"
+            findings.append(Finding(name.strip("_"), "problem", f"{type(error).__name__}: {error}"))
     print_rows([finding._asdict() for finding in findings], Finding._fields, options.output)
     return FAILED if any(finding.state == "problem" for finding in findings) else DONE
 

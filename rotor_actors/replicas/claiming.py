@@ -7,12 +7,16 @@ from functools import partial
 
 from rotor_actors.engine import Engine
 from rotor_actors.errors import StoreError
+from rotor_actors.observing import ReplicasSeen
 from rotor_actors.replicas.parking import Parking
 from rotor_actors.replicas.taking_in import TakingIn
 from rotor_actors.sharing import Sharing
 from rotor_actors.stores.shared import RUNS_PER_CLAIM, Claim, ClaimQuery, Declared
 
 _logger = logging.getLogger("rotor_actors")
+
+# Of a lease of ten seconds, in which ten looks are taken: five seconds.
+_LOOKS_PER_SHOWING = 5
 
 
 class Claiming:
@@ -24,6 +28,7 @@ class Claiming:
         self._taking_in = taking_in
         self._parking = parking
         self._label = label
+        self._looks = 0
 
     async def round(self, is_due: bool) -> None:
         """Look for what is to be claimed; and, where the time for it has come, for who is gone."""
@@ -45,6 +50,19 @@ class Claiming:
         replicas = await ports.reader.call(store.replicas)
         me = self._sharing.replica
         self._sharing.others = sum(1 for each in replicas if each.number != me and not each.is_draining)
+        if self._engine.observers.see_replicas and self._looks % _LOOKS_PER_SHOWING == 0:
+            await self._show(len(replicas))
+        self._looks += 1
+
+    async def _show(self, replicas: int) -> None:
+        unowned = await self._engine.ports.reader.call(self._sharing.store.unowned)
+        seen = ReplicasSeen(
+            replicas,
+            self._sharing.is_coordinator,
+            sum(each.unowned for each in unowned),
+            sum(each.unowned for each in unowned if not each.is_declared),
+        )
+        self._engine.observers.replicas_seen(seen)
 
     async def _declare(self) -> None:
         if self._sharing.is_undeclared:

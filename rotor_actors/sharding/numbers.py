@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from rotor_actors.records import ChildRow, Fact, RunChanged, RunCreated, RunRow, RunsCancelled, StepRecorded, StepRow
+from rotor_actors.records import (
+    ChildRow,
+    Fact,
+    RunChanged,
+    RunCreated,
+    RunRow,
+    RunsCancelled,
+    RunsReleased,
+    StepRecorded,
+    StepRow,
+)
 from rotor_actors.sharding.placement import MOST_SHARDS
 
 
@@ -71,7 +81,7 @@ def _of_fact(shard: int, fact: Fact) -> Fact:
             return msgspec.structs.replace(fact, run=of_run(shard, fact.run.copy()))
         case StepRecorded():
             return msgspec.structs.replace(fact, step=of_step(shard, fact.step))
-        case RunsCancelled():
+        case RunsCancelled() | RunsReleased():
             return msgspec.structs.replace(fact, ns=[joined(shard, n) for n in fact.ns])
         case _:
             return fact

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Iterable, Sequence
 
-from rotor_actors.observing import Gauges, Observer, Observers
+from rotor_actors.observing import Gauges, Observer, Observers, ReplicasSeen
 from rotor_actors.records import Fact, RunRow
 from rotor_actors.sharding.numbers import of_facts, of_run
 
@@ -19,6 +19,7 @@ class Gathered:
         self._rows: list[RunRow] = []
         self._count = count
         self._is_open = False
+        self._seen: dict[int, ReplicasSeen] = {}
 
     def opened(self, shard: int, runs: Iterable[RunRow], gauges: Gauges) -> None:
         """Once all are open, they are."""
@@ -28,6 +29,18 @@ class Gathered:
             self._is_open = True
             rows, self._rows = self._rows, []
             self.observers.opened(rows, _Sum(self._gauges))
+
+    def seen(self, shard: int, seen: ReplicasSeen) -> None:
+        """A process is a replica in each shard, and has them all."""
+        self._seen[shard] = seen
+        each = self._seen.values()
+        total = ReplicasSeen(
+            replicas=max(one.replicas for one in each),
+            is_coordinator=any(one.is_coordinator for one in each),
+            unowned=sum(one.unowned for one in each),
+            stuck=sum(one.stuck for one in each),
+        )
+        self.observers.replicas_seen(total)
 
     def closed(self, shard: int) -> None:
         """Once all are closed, they are."""
@@ -73,6 +86,12 @@ class ShardObserver(Observer):
 
     def opened(self, runs: Iterable[RunRow], gauges: Gauges) -> None:
         self._gathered.opened(self._shard, runs, gauges)
+
+    def taken_in(self, runs: Iterable[RunRow]) -> None:
+        self._gathered.observers.taken_in([of_run(self._shard, row.copy()) for row in runs])
+
+    def replicas_seen(self, seen: ReplicasSeen) -> None:
+        self._gathered.seen(self._shard, seen)
 
     def committed(self, facts: Sequence[Fact], seconds: float) -> None:
         self._gathered.observers.committed(of_facts(self._shard, facts), seconds)

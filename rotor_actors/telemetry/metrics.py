@@ -10,6 +10,8 @@
 | `rotor_step_seconds` | workflow | from the first begin of a step's body to its outcome |
 | `rotor_step_retries_total` | workflow | failed executions that were tried again |
 | `rotor_commits_total`, `rotor_commit_seconds`, `rotor_commit_facts` | | commits, how long they took, what they held |
+| `rotor_replicas`, `rotor_coordinator` | | many replicas: how many there are; 1 where this one coordinates |
+| `rotor_unowned_runs`, `rotor_stuck_runs` | | runs that nobody owns; of them those that no replica can run: alarm at these |
 | `rotor_runs_live`, `rotor_steps_in_flight`, `rotor_effects_waiting`, `rotor_entries_waiting`, `rotor_store_full` | | now |
 """
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rotor_actors.observing import Gauges, Observer
+from rotor_actors.observing import Gauges, Observer, ReplicasSeen
 from rotor_actors.records import Fact, Kind, RunCreated, RunRow, RunStatus, StepRecorded
 from rotor_actors.telemetry.known_runs import KnownRuns
 
@@ -84,6 +86,10 @@ class Metrics(Observer):
                 ("effects_waiting", "Effects that wait for the disk"),
                 ("entries_waiting", "Entries that are not durable yet"),
                 ("store_full", "1 while the disk is full"),
+                ("replicas", "Replicas that have the store open"),
+                ("coordinator", "1 where this replica coordinates"),
+                ("unowned_runs", "Unended runs that no replica owns"),
+                ("stuck_runs", "Unended runs that no replica owns or can run"),
             )
         }
 
@@ -94,6 +100,12 @@ class Metrics(Observer):
         self._gauges["effects_waiting"].set_function(lambda: gauges.effects_waiting)
         self._gauges["entries_waiting"].set_function(lambda: gauges.entries_waiting)
         self._gauges["store_full"].set_function(lambda: gauges.is_full)
+
+    def replicas_seen(self, seen: ReplicasSeen) -> None:
+        self._gauges["replicas"].set(seen.replicas)
+        self._gauges["coordinator"].set(seen.is_coordinator)
+        self._gauges["unowned_runs"].set(seen.unowned)
+        self._gauges["stuck_runs"].set(seen.stuck)
 
     def taken_in(self, runs: Iterable[RunRow]) -> None:
         self._runs.take_in(runs)

@@ -59,6 +59,8 @@ def test_replicas_of_one_machine_share_the_work_and_what_one_leaves_another_take
     assert sum(each["is_coordinator"] for each in found) == 1
     assert all(0 < each["lease_left"] <= 10 for each in found)
     assert all("cli-nap" in each["workflows"] for each in found)
+    healthy = rotor("doctor", "--store", url, cwd=tmp_path)
+    assert (healthy.returncode, "the shortest has" in healthy.stdout) == (0, True), healthy.stdout
     table = rotor("replicas", "--store", url, cwd=tmp_path).stdout
     assert table.split()[:7] == ["REPLICA", "NUMBER", "SINCE", "LEASE", "OWNED", "ROLE", "WORKFLOWS"]
 
@@ -120,6 +122,9 @@ def test_runs_that_no_replica_can_run_are_named_and_can_be_cancelled(url: str, t
     done = rotor("replicas", *at, cwd=tmp_path)
     assert done.returncode == 1, "for scripts and alarms"
     assert "no replica can run them" in done.stdout
+    ill = rotor("doctor", *at, cwd=tmp_path)
+    assert ill.returncode == 1
+    assert "1 of workflow cli-nap: nobody can run them" in ill.stdout
     assert "none that is alive can run workflow 'cli-nap'" in rotor("runs", "show", "left", *at, cwd=tmp_path).stdout
     assert rotor_json("runs", "cancel", "left", *at, cwd=tmp_path)["cancelled"] == ["left"]
     assert rotor("replicas", *at, cwd=tmp_path).returncode == 0
