@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 CHECKED := rotor_actors supervisors tests examples $(wildcard benchmarks/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs pictures test test-postgres test-ui dashboard-page soak lint types bench clean
+.PHONY: help demo docs pictures test test-postgres test-replicas test-ui dashboard-page soak lint types bench clean
 
 help:
 	@echo "make demo    survey the standard library with one durable run per file (DIR=path surveys another directory)"
 	@echo "make test    run all tests (ARGS='-k name -x' passes arguments to pytest)"
+	@echo "make test-replicas  kill, pause and cut off real replicas over a real PostgreSQL: minutes; make test has a short form"
 	@echo "make soak    simulate random work with crashes and disk faults (MINUTES=10, JOBS=2, ARGS='--runs 3x4 --faults 5')"
 	@echo "make test-postgres  every test of stores on each PostgreSQL that this machine has, and the runtime's on one"
 	@echo "make test-ui test the dashboard in a real browser (Chromium; ROTOR_UI_SHOTS=DIR keeps pictures)"
@@ -26,6 +27,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Real processes and a real PostgreSQL (of our own, or ROTOR_TEST_POSTGRES_BIN). Root may cut networks and fill disks.
+test-replicas: $(VENV)/.installed-dev
+	ROTOR_TEST_REPLICAS=long $(BIN)/python -m pytest tests/failures $(ARGS)
 
 # Each universe has a seed; one that fails says which, and how to see it again.
 MINUTES ?= 10

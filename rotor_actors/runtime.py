@@ -32,6 +32,7 @@ from rotor_actors.sharding.placement import Placement, Shard, ShardIds, named
 from rotor_actors.step_runner import StepRunner, checked_runners
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
+from rotor_actors.stores.shared import SharedStore
 from rotor_actors.stores.sqlite import SQLiteStore
 from rotor_actors.workflows import Workflow
 from supervisors import ChildSpec, Restart, Supervisor
@@ -175,6 +176,8 @@ class Runtime(Serving):
 
     def _make_service(self, on_lost: Callable[[StoreError], None] | None) -> Service:
         make = self._make_executor
+        if self._service is not None:  # not its first life: what the last one has left behind must not reach this one
+            self._ports.store = cast(SharedStore, self._ports.store).again()
         ports = msgspec.structs.replace(self._ports, writer=make("rotor-writer"), reader=make("rotor-reader"))
         return Service(ports, self._options, on_lost)
 

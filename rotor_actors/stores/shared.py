@@ -141,6 +141,14 @@ class SharedStore(Store, SharedReader, Protocol):
     @property
     def replica(self) -> int: ...
 
+    def again(self) -> SharedStore:
+        """Another way to the same database, closed, for the next life of a replica that was lost.
+
+        A call of the lost one may still be under way, or wait for its turn, in a thread that hangs: it must come to the
+        old number, which is fenced, never to the new one.
+        """
+        ...
+
     def declare(self, label: str, declared: list[Declared]) -> None:
         """Say what this replica is called, and what it can run: it claims nothing else."""
         ...

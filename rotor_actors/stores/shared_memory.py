@@ -40,6 +40,9 @@ class SharedMemoryStore:
         self.number: int | None = None
         self._hint: Callable[[], None] = _no_hint
 
+    def again(self) -> SharedMemoryStore:
+        return self  # its calls wait for nobody: none of the lost one's can come later
+
     @property
     def replica(self) -> int:
         if self.number is None:

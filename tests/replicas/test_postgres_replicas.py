@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -13,6 +14,8 @@ import pytest_asyncio
 from postgres_kit import a_store, a_url, execute, new_schema
 
 from rotor_actors import Context, Runtime, Workflow, workflow
+from rotor_actors.errors import StoreError
+from rotor_actors.records import RunCreated, RunRow
 from rotor_actors.service import Service
 
 pytestmark = pytest.mark.asyncio
@@ -134,3 +137,30 @@ async def test_a_loop_that_stood_still_for_longer_than_the_lease_begins_nothing_
     time.sleep(LEASE + 1)  # noqa: ASYNC251 - the loop is blocked: that is the point
     assert await handle.result("60s") == "done"
     assert number not in begun_by
+
+
+async def test_what_a_lost_life_has_left_waiting_for_its_turn_is_refused_when_the_next_one_is_open(
+    replicas: Replicas,
+) -> None:
+    """Found by replies that did not come: a commit that waited behind a hanging call came under the new number."""
+    only = await replicas.open()
+    ports, number = replicas.service_of(only).engine.ports, replicas.service_of(only).replica
+    goes_on, hangs = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        goes_on.wait(30)
+
+    hanging = asyncio.ensure_future(ports.writer.call(hang))
+    late = asyncio.ensure_future(
+        ports.writer.call(lambda: ports.store.commit([RunCreated(RunRow(77, "late", "child", 77, "late", 0.0))]))
+    )
+    while not hangs.is_set():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await replicas.execute(f"DELETE FROM {{schema}}.rotor_replicas WHERE number = {number}")
+    await replicas.until_anew(only, number)
+    goes_on.set()
+    await asyncio.wait([hanging, late])
+    assert isinstance(late.exception(), StoreError)
+    assert await replicas.execute("SELECT count(*) FROM {schema}.rotor_runs WHERE n = 77") == [(0,)]
+    assert await only.execute(child, 4) == 8

@@ -66,9 +66,13 @@ class PostgresReader:
         self._address = address
         self._timeout = timeout
         self._decoding = Decoding(address.name)
+        self._hang_up()
+        self._schema = address.schema or ""
+
+    def _hang_up(self) -> None:
+        """It is closed, and nothing of its opening is known any more."""
         self._io = IOThread("rotor-postgres")
         self._reader: Link | None = None
-        self._schema = address.schema or ""
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -73,14 +74,22 @@ class PostgresStore(PostgresReader):
     ) -> None:
         super().__init__(parsed(url, schema, pgbouncer), seconds(timeout, name="timeout", exclusive=True))
         self.lease = seconds(lease, name="lease", exclusive=True)
+        self._hint: Callable[[], None] = _no_hint
+        self._reaps = 0
+
+    def _hang_up(self) -> None:
+        super()._hang_up()
         self._heart = IOThread("rotor-postgres-heartbeat")
         self._writer: Link | None = None
         self._user: Link | None = None
         self._pulse: Link | None = None
         self._hints: Hints | None = None
         self._number: int | None = None
-        self._hint: Callable[[], None] = _no_hint
-        self._reaps = 0
+
+    def again(self) -> PostgresStore:
+        other = copy.copy(self)
+        other._hang_up()
+        return other
 
     @property
     def replica(self) -> int:
@@ -244,7 +253,7 @@ class PostgresStore(PostgresReader):
     # Copies
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        from rotor_actors.stores.postgres.copying import copy  # here: hardly anybody needs it
+        from rotor_actors.stores.postgres.copying import copy as copy_of  # here: hardly anybody needs it
 
         target = Path(path).absolute()
         refuse_existing(target)
@@ -252,7 +261,7 @@ class PostgresStore(PostgresReader):
 
         async def write() -> None:
             try:
-                await link.use("backup of", lambda link: copy(link, self._schema, self._decoding, target))
+                await link.use("backup of", lambda link: copy_of(link, self._schema, self._decoding, target))
             finally:
                 await link.close()
 

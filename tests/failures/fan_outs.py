@@ -1,0 +1,21 @@
+"""A fan-out over three replicas, and what must have become of it."""
+
+from __future__ import annotations
+
+from failures.cluster import Cluster, Replica
+
+SPREAD = ("--spill-above", "20", "--lease", "2")
+
+
+def a_fan_out(cluster: Cluster, size: int, *options: str) -> list[Replica]:
+    """Three replicas at work on one fan-out that the first has started."""
+    replicas = cluster.add_all("abc", *SPREAD, *options)
+    cluster.count_transitions()
+    replicas[0].do("start", workflow="fan-out", data=size, run_id="root")
+    return replicas
+
+
+def check_fan_out(cluster: Cluster, asked: Replica, size: int) -> None:
+    cluster.check()
+    assert asked.do("result", run_id="root") == size * (size - 1) // 2
+    assert len(cluster.effects()) == size
