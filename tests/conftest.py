@@ -60,3 +60,15 @@ if os.environ.get("ROTOR_TEST_STORE") == "postgres":
         yield
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+if os.environ.get("ROTOR_TEST_STORE") == "shared":
+    # The same with the model of a shared database.
+    from shared_stand_in import OnlyReplica, end_with_the_first_life
+
+    import rotor_actors
+    import rotor_actors.runtime
+
+    end_with_the_first_life()
+    for module in (rotor_actors, rotor_actors.runtime):
+        vars(module)["MemoryStore"] = OnlyReplica

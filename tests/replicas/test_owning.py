@@ -206,7 +206,7 @@ def _held(fleet: Fleet, runtime: Runtime) -> int:
     owners = [engine.sharing, engine.tree, engine.journal, engine.claims, engine.admission, engine.gate, remote]
     owners += [borders.mailroom if borders is not None else None, fleet.service_of(runtime)]
     return sum(
-        len(value)
+        len(value)  # pyright: ignore[reportUnknownArgumentType]
         for owner in owners
         if owner is not None
         for value in vars(owner).values()
