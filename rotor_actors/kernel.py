@@ -295,6 +295,8 @@ class Kernel(ABC):
     def _slice_ended(self, is_busy: bool) -> None:
         """Have the journal commit. While there is more to do it gathers a little first: a commit has its price."""
         self._slices_gathered += 1
+        if self.sharing is not None:
+            self.sharing.look_for_more()
         if not is_busy or self._slices_gathered >= SLICES_PER_COMMIT or self.journal.has_enough:
             self._slices_gathered = 0
             self.journal.kick()

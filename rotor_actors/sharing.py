@@ -54,6 +54,8 @@ class Sharing:
         """How many other replicas there were when they were counted last, about a second ago."""
         self.is_draining = False
         """It is about to close: nothing is claimed or left to others any more."""
+        self.wants_more = False
+        """There was more to claim than there was room for."""
         self.at_rest: dict[int, Run] = {}
         """Runs of ours that came to rest for a long time: they may be parked."""
         self.park_after = float("inf")
@@ -67,6 +69,12 @@ class Sharing:
         if placement == "local" or not self.others or self.is_draining:
             return False
         return placement == "any" or self.room.is_full
+
+    def look_for_more(self) -> None:
+        """Called now and then: if there is room again for what was left, it is claimed now, not with the next look."""
+        if self.wants_more and self.room.is_half_empty:
+            self.wants_more = False
+            self.wake()
 
     def wake(self, *, is_due: bool = False) -> None:
         """There may be mail, or runs to claim. `is_due`: take the time until the next look as over."""

@@ -80,6 +80,7 @@ class Claiming:
             if claim.runs:
                 await self._taking_in.take_in(claim.runs)
                 self._sharing.wake()  # there may be mail for them
+            self._sharing.wants_more = len(claim.runs) >= limit
             if len(claim.runs) < limit or not claim.runs:
                 break
 

@@ -26,5 +26,9 @@ class Room:
         return most if self._spill_above is None else max(0, min(most, self._spill_above - self._at_work()))
 
     @property
+    def is_half_empty(self) -> bool:
+        return self._spill_above is None or self._at_work() * 2 <= self._spill_above
+
+    @property
     def is_full(self) -> bool:
         return self._spill_above is not None and self._at_work() >= self._spill_above

@@ -9,9 +9,11 @@ from typing import Any, Literal
 import pytest
 from fleet import Fleet
 
-from rotor_actors import Budget, Context, RunStatus, workflow
+from rotor_actors import Budget, Context, RunStatus, Runtime, workflow
 from rotor_actors.errors import RunExistsError, WorkflowFailedError
 from rotor_actors.records import RunsReleased
+from rotor_actors.stores.shared_database import SharedDatabase
+from rotor_actors.stores.shared_memory import SharedMemoryStore
 
 pytestmark = pytest.mark.asyncio
 
@@ -33,6 +35,20 @@ async def parent(ctx: Context, placement: Literal["local", "any"] | None) -> int
 @workflow(id="mapper")
 async def mapper(ctx: Context, count: int) -> int:
     ends = ctx.step.map("all", workflow=child, items=range(count), timeout="1h", placement="any")
+    return sum([outcome.body or 0 async for outcome in ends])
+
+
+@workflow(id="quick")
+async def quick(ctx: Context, number: int) -> int:
+    async def same(value: int) -> int:
+        return value
+
+    return await ctx.step.run("same", same, number)
+
+
+@workflow(id="quickly")
+async def quickly(ctx: Context, count: int) -> int:
+    ends = ctx.step.map("all", workflow=quick, items=range(count), timeout="1h", placement="any")
     return sum([outcome.body or 0 async for outcome in ends])
 
 
@@ -198,3 +214,14 @@ async def test_a_budget_that_is_given_with_a_chosen_id_is_there_when_the_run_is(
         assert budget is not None
         assert budget.runs == 5
         assert await fleet.clock.until(second.run("order-7").result()) == 6
+
+
+async def test_what_there_was_no_room_for_is_claimed_as_soon_as_there_is() -> None:
+    """Not with the next look, which is a minute and a half away."""
+    database = SharedDatabase()
+    options: dict[str, Any] = {"workflows": [quickly, quick], "spill_above": 4, "drain_timeout": 0}
+    async with (
+        Runtime(SharedMemoryStore(database, lease=1_000), **options),
+        Runtime(SharedMemoryStore(database, lease=1_000), **options) as second,
+    ):
+        assert await asyncio.wait_for(second.execute(quickly, 100), 30) == 4950
