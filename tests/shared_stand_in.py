@@ -45,4 +45,8 @@ class OnlyReplica(SharedMemoryStore):
 
 def end_with_the_first_life() -> None:
     """A crash is a failing store in these tests: no runtime may outlive it."""
-    vars(incarnations)["is_shared"] = lambda store: False
+    setattr(incarnations, "is_shared", _is_never_shared)  # noqa: B010 - type checkers know it as a function
+
+
+def _is_never_shared(store: object) -> bool:
+    return False
