@@ -195,3 +195,21 @@ async def test_mail_waits_while_its_run_is_being_taken_in() -> None:
         a.sharing.taking_in.clear()
         await sea.settle()
         assert sea.result("p") == ["x done"]
+
+
+async def test_what_was_acted_on_is_not_acted_on_again_before_that_is_durable() -> None:
+    async with Sea(parent, child) as sea:
+        a = await sea.replica()
+        told: list[bytes | None] = []
+
+        def note(mail: Mail, run: Run | None) -> None:
+            told.append(mail.body)
+
+        assert a.sharing is not None
+        a.sharing.handlers[MailKind.REPLY] = note
+        sea.database.office.post(-a.store.replica, MailKind.REPLY, b"once")
+        await a.mailroom.collect()
+        await a.mailroom.collect()  # nothing was committed in between
+        await sea.settle()
+        assert told == [b"once"]
+        assert sea.database.office.letters == {}

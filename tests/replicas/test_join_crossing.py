@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from crossing import Crossing
 
 from rotor_actors import Context, Runtime, workflow
 from rotor_actors.errors import RunNotFoundError, WorkflowCancelledError, WorkflowFailedError, WorkflowTimeoutError
-from rotor_actors.records import MailKind
+from rotor_actors.records import MailKind, RunFlag
 
 pytestmark = pytest.mark.asyncio
 
@@ -183,3 +185,29 @@ async def test_the_end_and_the_timeout_come_in_the_same_moment() -> None:
         del b
         assert await fleet.clock.until(c.run("top").result()) == ["timed out"]
         assert fleet.database.office.letters == {}
+
+
+@workflow(id="tries-again", retries=1)
+async def tries_again(ctx: Context, name: str) -> str:
+    try:
+        async with asyncio.timeout(7200 if ctx.attempt == 1 else None):
+            ended = await ctx.step.invoke("down", workflow=leaf, data=name, timeout="9h")
+    except TimeoutError:
+        raise ValueError("once more") from None
+    return f"{ended.result} by {ended.run_id}"
+
+
+async def test_a_child_that_ended_elsewhere_and_was_withdrawn_before_that_was_known_is_spawned_anew() -> None:
+    async with Crossing(*ALL, tries_again) as fleet:
+        a, _ = await two(fleet)
+        fleet.spill(a, "leaf")
+        fleet.hold_mail(a)
+        await a.start(tries_again, "x", run_id="top")
+        await fleet.clock.advance("1h30m")
+        assert fleet.child("top", "down").status == "completed"
+        await fleet.clock.advance("1h")  # its scope is cancelled, and the next attempt begins
+        first = fleet.child("top", "down")
+        assert first.flags == RunFlag.UNSEEN | RunFlag.WITHDRAWN
+        second = fleet.child("top", "down", generation=2)
+        fleet.hold_mail(a, False)
+        assert await fleet.clock.until(a.run("top").result()) == f"x by {second.run_id}"
