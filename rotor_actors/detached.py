@@ -63,7 +63,7 @@ class Detached(StepFeature):
                 self._record(run, pending, OutcomeStatus.FAILED, kernel.encode_error(error))
                 return
         row = self._row(run, pending, workflow, run_id)
-        if self._forwarding is not None and self._forwarding.is_needed(workflow):
+        if self._forwarding is not None and self._forwarding.is_needed(workflow, is_chosen=spec.run_id is not None):
             self._forwarding.start_for(run, pending, row, is_chosen=spec.run_id is not None)
             return
         if workflow.rules is not None:
@@ -82,7 +82,7 @@ class Detached(StepFeature):
 
     def _goes_elsewhere(self, run: Run, workflow: Workflow[Any, Any]) -> bool:
         sharing = self._kernel.sharing
-        if sharing is None or run.budget is not None or workflow.budget is not None:
+        if sharing is None or run.budget is not None or workflow.budget is not None or workflow.cancel_on:
             return False
         return sharing.leaves_to_others(None)
 

@@ -105,9 +105,12 @@ class Invoking:
         return child
 
     def _goes_elsewhere(self, run: Run, spec: InvokeSpec, workflow: Workflow[Any, Any]) -> bool:
-        """Whoever lives by a budget stays with it: what is spent is counted in memory."""
+        """Whoever lives by a budget stays with it: what is spent is counted in memory. And an event that cancels a run
+        must find it from the first moment on: that is noted by whoever owns it."""
         sharing = self._kernel.sharing
         if sharing is None or run.budget is not None or spec.budget is not None or workflow.budget is not None:
+            return False
+        if workflow.cancel_on:
             return False
         return sharing.leaves_to_others(spec.placement)
 

@@ -40,7 +40,8 @@ def start_root(
                    origin_run_id=origin_run_id, flags=flags)  # fmt: skip
     if workflow.rules is not None:
         return kernel.start_by_rules(row, workflow, context, merges=merges)
-    if kernel.sharing is not None and workflow.budget is None and kernel.sharing.leaves_to_others(placement):
+    may_leave = workflow.budget is None and not workflow.cancel_on
+    if kernel.sharing is not None and may_leave and kernel.sharing.leaves_to_others(placement):
         return Started(run_id, kernel.journal.append(left_to_others(row)), is_new=True)
     with kernel.journal.one_act():  # with what features keep of it
         seq = kernel.journal.append(RunCreated(row))

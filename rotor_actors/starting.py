@@ -104,7 +104,7 @@ class Starting(FlowFace, Waiting):
     ) -> Started:  # fmt: skip
         """Here; or, of many replicas, where the coordinator is, if it may lead to another run."""
         forwarding = engine.forwarding
-        if forwarding is None or not forwarding.is_needed(workflow):
+        if forwarding is None or not forwarding.is_needed(workflow, is_chosen=is_chosen):
             return self._create(engine, workflow, data, headers, run_id, budget)
         note = StartNote(
             Asker(), run_id, workflow.id, data, headers, version=workflow.version, is_chosen=is_chosen,

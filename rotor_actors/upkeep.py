@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from rotor_actors.kernel import Started
 from rotor_actors.messages import AttemptDue
 from rotor_actors.pruning import PruneReport, Pruning, is_half_deleted
 from rotor_actors.records import (
+    Entry,
     EventNote,
     RunCreated,
     RunFlag,
@@ -32,7 +34,7 @@ from rotor_actors.replicas.asking import Asker
 from rotor_actors.replicas.forwarding import StartNote
 from rotor_actors.replicas.taking_back import TakingBack
 from rotor_actors.reviving import Revival, Reviving, check_resumable, unknown_workflow
-from rotor_actors.roots import start_root
+from rotor_actors.roots import root_row, start_root, start_root_as
 from rotor_actors.run import Phase, Run
 from rotor_actors.sharing import Sharing
 from rotor_actors.starting import Starting
@@ -89,25 +91,36 @@ class Upkeep(Starting):
         async with engine.claims.hold(checked_run_id(new_run_id)):
             existing = await self._find(engine, new_run_id)
             if existing is None:
-                started = await self._start_again(engine, row, workflow, new_run_id)
+                started = await self._start_again(engine, row, workflow, new_run_id, is_chosen=True)
                 await engine.journal.durable(started.seq)
-            elif existing.origin_run_id != run_id:
+                existing = await self._find(engine, new_run_id)
+            if existing is not None and existing.origin_run_id != run_id:
                 raise RunExistsError(
                     f"run id {new_run_id!r} belongs to a run of workflow {existing.workflow_id!r} that is no restart "
                     f"of {run_id!r}: choose another"
                 )
         return RunHandle(self, new_run_id)
 
-    async def _start_again(self, engine: Engine, row: RunRow, workflow: Workflow[Any, Any], run_id: str) -> Started:
+    async def _start_again(
+        self, engine: Engine, row: RunRow, workflow: Workflow[Any, Any], run_id: str, *, is_chosen: bool = False
+    ) -> Started:
         flags = row.flags & RunFlag.HANDLER
-        if engine.forwarding is not None and engine.forwarding.is_needed(workflow, merges=False):
+        event = None if row.event is None else msgspec.msgpack.decode(row.event, type=EventNote)
+        if is_chosen and engine.sharing is not None and workflow.rules is None:
+            again = root_row(
+                engine, workflow, row.input, run_id, headers=row.headers, event=event, retries=row.retries,
+                origin_run_id=row.run_id, flags=flags,
+            )  # fmt: skip
+            await start_root_as(engine, again, workflow, None)  # or another replica has, just now
+            return Started(run_id, engine.journal.durable_seq, is_new=True)
+        if engine.forwarding is not None and engine.forwarding.is_needed(workflow, merges=False, is_chosen=is_chosen):
             note = StartNote(
                 Asker(), run_id, workflow.id, row.input, row.headers, row.retries, row.event,
                 origin_run_id=row.run_id, version=workflow.version, flags=flags, merges=False,
+                is_chosen=is_chosen,
             )  # fmt: skip
             started = await engine.forwarding.start(workflow, note)
         else:
-            event = None if row.event is None else msgspec.msgpack.decode(row.event, type=EventNote)
             started = start_root(
                 engine, workflow, row.input, run_id, headers=row.headers, event=event, retries=row.retries,
                 origin_run_id=row.run_id, flags=flags, merges=False,
@@ -245,7 +258,8 @@ class Upkeep(Starting):
             if await self._find(engine, chosen) is not None:
                 raise RunExistsError(f"run id {chosen!r} belongs to another run; choose a new one, or leave it out")
             self._accepting()
-            await engine.journal.durable(self._start_fork(engine, row, workflow, memo, chosen).seen_seq)
+            if not await self._start_fork(engine, row, workflow, memo, chosen):
+                raise RunExistsError(f"run id {chosen!r} belongs to another run; choose a new one, or leave it out")
         return RunHandle(self, chosen)
 
     async def _check_whole(self, row: RunRow, done: str) -> None:
@@ -278,20 +292,24 @@ class Upkeep(Starting):
                 f"{', '.join(map(repr, error.known)) or 'none'}", run_id=row.run_id, status=row.status.value,
             ) from None  # fmt: skip
 
-    def _start_fork(
+    async def _start_fork(
         self, engine: Engine, row: RunRow, workflow: Workflow[Any, Any], memo: list[StepRow], run_id: str
-    ) -> Run:
+    ) -> bool:
+        """False: another replica has started a run of that id, just now."""
         journal, now, n = engine.journal, engine.now(), engine.tree.next_n()
         new = RunRow(
             n=n, run_id=run_id, workflow_id=row.workflow_id, root_n=n, root_run_id=run_id, created_at=now,
             input=row.input, headers=row.headers, retries=row.retries, event=row.event, version=workflow.version,
             origin_run_id=row.run_id, wake_at=now, flags=row.flags & RunFlag.HANDLER,
         )  # fmt: skip
-        with journal.one_act():
-            journal.append(RunCreated(new))
-            for step in memo:
-                step.n, step.seq = n, journal.next_seq
-                journal.append(StepRecorded(step))
+        entries: list[Entry] = [RunCreated(new)]
+        for at, step in enumerate(memo, 1):
+            step.n, step.seq = n, journal.next_seq + at
+            entries.append(StepRecorded(step))
+        return await journal.attempt(entries, partial(self._place_fork, engine, new, workflow))
+
+    def _place_fork(self, engine: Engine, new: RunRow, workflow: Workflow[Any, Any]) -> None:
+        journal = engine.journal
         run = Run(engine, msgspec.structs.replace(new), None, Phase.STORED)
         run.workflow, run.seen_seq = workflow, journal.last_seq
         engine.tree.add(run)
@@ -299,9 +317,9 @@ class Upkeep(Starting):
             engine.features.run_spends(run)
         engine.features.run_known(run)
         engine.admission.take(run)
-        run.post(AttemptDue(now))
+        run.post(AttemptDue(new.created_at))
+        engine.queue_of_runs.poke()
         journal.kick()
-        return run
 
     # Many
 

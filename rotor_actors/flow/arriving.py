@@ -175,12 +175,17 @@ class Arriving(Feature):
         """Starts can be decided on here, by all that is known of those before."""
         return self._kernel.gate.is_deciding and not self.merging.is_incomplete
 
-    def must_be_decided(self, workflow: Workflow[Any, Any], *, merges: bool = True) -> bool:
-        """Does a start of it have to be put to the coordinator? Whoever may simply stand in line is created here."""
+    def must_be_decided(
+        self, workflow: Workflow[Any, Any], *, merges: bool = True, is_chosen: bool = False
+    ) -> bool:  # fmt: skip
+        """Does a start of it have to be put to the coordinator? Whoever may simply stand in line is created here.
+
+        Under an id of the caller's choice, which others may choose in this moment, all go the one way: the first counts.
+        """
         rules = workflow.rules
         if self._kernel.sharing is None or rules is None:
             return False
-        return rules.singleton is not None or (merges and (rules.merges or rules.idempotency is not None))
+        return is_chosen or rules.singleton is not None or (merges and (rules.merges or rules.idempotency is not None))
 
     def taken_in(self, runs: list[Run], items: Mapping[str, list[ItemRow]]) -> None:
         kernel = self._kernel

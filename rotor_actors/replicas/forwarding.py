@@ -75,9 +75,9 @@ class Forwarding:
         run_id, is_new = msgspec.msgpack.decode(value, type=tuple[str, bool])
         return Started(run_id, self._kernel.journal.durable_seq, is_new)
 
-    def is_needed(self, workflow: Workflow[Any, Any], *, merges: bool = True) -> bool:
+    def is_needed(self, workflow: Workflow[Any, Any], *, merges: bool = True, is_chosen: bool = False) -> bool:
         """Must the coordinator decide on its starts?"""
-        return self._arriving.must_be_decided(workflow, merges=merges)
+        return self._arriving.must_be_decided(workflow, merges=merges, is_chosen=is_chosen)
 
     def start_for(self, run: Run, pending: Pending, row: RunRow, *, is_chosen: bool) -> None:
         """The same, for a step: it has its outcome when the answer comes."""

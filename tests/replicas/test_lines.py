@@ -327,3 +327,24 @@ async def test_a_cancelled_run_keeps_its_place_while_it_cleans_up_whoever_owns_i
         assert await fleet.clock.until(waiting.result()) == "second"
         assert not fleet.database.items(ItemQuery("flow.place"))
         assert first.flow_keys() == []
+
+
+async def test_a_resumed_run_counts_in_its_line_whoever_resumed_it() -> None:
+    @workflow(id="slow", flow_control=FlowControl("scarce", parallelism=1))
+    async def slow(ctx: Context, name: str) -> str:
+        await ctx.step.sleep("hold", "10s")
+        return name
+
+    async with Fleet(slow) as fleet:
+        first, second = [await fleet.open() for _ in range(2)]
+        one = await first.start(slow, "one")
+        await fleet.clock.advance("1s")
+        await second.run(one.run_id).cancel()
+        await second.resume(one.run_id)
+        await fleet.settle()
+        assert [(key.running, key.waiting) for key in first.flow_keys()] == [(1, 0)]
+        two = await first.start(slow, "two")
+        await fleet.clock.advance("1s")
+        assert await two.status() is RunStatus.QUEUED
+        assert [*await fleet.clock.until(asyncio.gather(one.result(), two.result()))] == ["one", "two"]
+        assert first.flow_keys() == []

@@ -188,3 +188,12 @@ async def test_a_signal_reaches_its_run_at_whichever_commit_the_owner_dies() -> 
         assert await fleet.clock.until(first.run(handle.run_id).result()) == "here"
 
     await over_each_commit(lambda: Fleet(*ALL), scenario, dies=1)
+
+
+async def test_an_event_cancels_a_run_that_was_started_just_now_however_full_its_replica_is() -> None:
+    async with Fleet(*ALL, spill_above=1) as fleet:
+        first, second = [await fleet.open() for _ in range(2)]
+        handles = [await second.start(waiter, {"order": 1}) for _ in range(5)]
+        await first.send(Event("order.dropped", data={"order": 1}))
+        await fleet.settle()
+        assert {await first.run(handle.run_id).status() for handle in handles} == {RunStatus.CANCELLED}

@@ -268,3 +268,37 @@ async def test_a_restart_of_a_singleton_is_the_coordinators_to_decide() -> None:
         assert again.run_id != one.run_id
         assert (await again.info()).origin_run_id == one.run_id
         assert await fleet.clock.until(again.result()) == "one"
+
+
+async def test_one_id_that_two_replicas_choose_at_once_is_one_run_in_its_line() -> None:
+    @workflow(id="lined-up", flow_control=FlowControl("scarce", parallelism=1))
+    async def lined_up(ctx: Context, name: str) -> str:
+        return name
+
+    async with Fleet(lined_up) as fleet:
+        replicas = [await fleet.open() for _ in range(3)]
+        handles = await asyncio.gather(*(each.start(lined_up, "x", run_id="mine") for each in replicas))
+        assert [handle.run_id for handle in handles] == ["mine"] * 3
+        assert await fleet.clock.until(handles[2].result()) == "x"
+        numbers = {fleet.store_of(each).replica for each in replicas}
+        assert numbers == {1, 2, 3}  # none of them had to begin anew
+
+
+async def test_one_id_for_restarts_and_forks_of_two_replicas_at_once_is_one_run() -> None:
+    @workflow(id="plain")
+    async def plain(ctx: Context, name: str) -> str:
+        return await ctx.step.run("say", str, name)
+
+    async with Fleet(plain) as fleet:
+        first, second = [await fleet.open() for _ in range(2)]
+        handle = await first.start(plain, "x")
+        assert await fleet.clock.until(handle.result()) == "x"
+        again = await asyncio.gather(*(each.restart(handle.run_id, new_run_id="again") for each in (first, second)))
+        assert await fleet.clock.until(again[1].result()) == "x"
+        forks = await asyncio.gather(
+            *(each.fork(handle.run_id, from_step="say", new_run_id="fork") for each in (first, second)),
+            return_exceptions=True,
+        )
+        assert [isinstance(each, RunExistsError) for each in forks].count(True) == 1
+        assert await fleet.clock.until(second.run("fork").result()) == "x"
+        assert len(await first.runs()) == 3
