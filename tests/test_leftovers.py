@@ -177,7 +177,7 @@ async def test_a_sync_step_that_timed_out_is_executed_again_when_its_thread_has_
 
     @workflow(id="threaded")
     async def threaded(ctx: Context) -> str:
-        return await ctx.step.run("work", work, timeout=0.01, retries=AT_ONCE)
+        return await ctx.step.run("work", work, timeout=0.25, retries=AT_ONCE)
 
     store = FragileStore()
     async with Runtime(
