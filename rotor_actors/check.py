@@ -1,7 +1,7 @@
-"""`python -m rotor_actors.check module:app --store FILE`: which unfinished runs would break under the code of today?
+"""`python -m rotor_actors.check module:app --store STORE`: which unfinished runs would break under the code of today?
 
 It prints a line for each, and ends with 0 when there is none, with 1 when there are some, with 2 when it cannot tell.
-The file is only read, also while a live process owns it.
+The store is only read, also while a live process owns it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Check, print, and give the exit code."""
     parser = argparse.ArgumentParser(prog="python -m rotor_actors.check", description=__doc__)
     parser.add_argument("target", help="module, or module:name of a workflow, a list of workflows, or a Runtime")
-    parser.add_argument("--store", required=True, help="the store's file")
+    parser.add_argument("--store", required=True, help="the store: a file, or a URL")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)
     try:

@@ -19,15 +19,15 @@ from rotor_actors.errors import (
     StoreError,
     WorkflowDefinitionError,
 )
-from rotor_actors.executor import Executor, ThreadExecutor
+from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
 from rotor_actors.ids import RandomIds
 from rotor_actors.kernel import Options, Ports
 from rotor_actors.messages import MarkMap, Pending
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.run import Phase, Run
+from rotor_actors.runtime_view import chosen_view
 from rotor_actors.step_task import StepTask
-from rotor_actors.stores.base import Store
-from rotor_actors.stores.sqlite_view import SQLiteView
+from rotor_actors.stores.base import Store, StoreView
 from rotor_actors.workflows import Workflow
 
 _LONGEST_PAYLOAD = 2**40
@@ -68,22 +68,22 @@ class CheckReport(msgspec.Struct):
         return not self.broken and not self.unknown
 
 
-async def check_runs(store: str | os.PathLike[str], workflows: Iterable[Workflow[Any, Any]]) -> CheckReport:
-    """Replay each unfinished run of a store's file against these workflows, without effects, and report those that differ.
+async def check_runs(store: str | os.PathLike[str] | StoreView, workflows: Iterable[Workflow[Any, Any]]) -> CheckReport:
+    """Replay each unfinished run of a store against these workflows, without effects, and report those that differ.
 
-    The file is only read, also while a live process owns it: no step is executed, no child spawned, nothing recorded.
+    It is only read, also while a live process owns it: no step is executed, no child spawned, nothing recorded.
     Bodies are executed up to where their record ends, as a recovery does with `strict_replay=True`: a run that it
     reports would fail there; without `strict_replay` one whose code merely asks for other steps would go on, by step
     key, and be marked as diverged.
 
     Args:
-        store: the file. workflows: the code of today; those that they invoke need not be named.
+        store: as of `RuntimeView`. workflows: the code of today; those that they invoke need not be named.
 
     Raises:
-        StoreError, StoreVersionError, StoreCorruptedError: the file cannot be read, and why.
+        StoreError, StoreVersionError, StoreCorruptedError: it cannot be read, and why.
     """
-    view = SQLiteView(store)
-    executor = ThreadExecutor("rotor-check")
+    view = chosen_view(store)
+    executor = InlineExecutor() if view.is_inline else ThreadExecutor("rotor-check")
     try:
         await executor.call(view.open)
         return await _Check(view, executor, workflows).run()
@@ -93,7 +93,7 @@ async def check_runs(store: str | os.PathLike[str], workflows: Iterable[Workflow
 
 
 class _Check:
-    def __init__(self, view: SQLiteView, executor: Executor, workflows: Iterable[Workflow[Any, Any]]) -> None:
+    def __init__(self, view: StoreView, executor: Executor, workflows: Iterable[Workflow[Any, Any]]) -> None:
         rng = random.Random(0)
         store = cast(Store, view)  # of which only the reading verbs are called
         ports = Ports(clock=SystemClock(), ids=RandomIds(rng), rng=rng, store=store, writer=executor, reader=executor)

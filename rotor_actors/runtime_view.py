@@ -71,7 +71,7 @@ class RuntimeView(Showing):
         workflows: Iterable[Workflow[Any, Any]] = (),
         clock: Clock | None = None,
     ) -> None:
-        self._store = _chosen_view(store)
+        self._store = chosen_view(store)
         self._given_clock = clock
         self._clock = clock or SystemClock()
         self._known = Registry(Codecs(_PAYLOAD_LIMIT), lambda workflow: None)
@@ -172,12 +172,13 @@ class RuntimeView(Showing):
         return await self._read(partial(read_stored_waits, row))
 
 
-def _chosen_view(store: object) -> StoreView:
+def chosen_view(store: object) -> StoreView:
+    """A view, not opened yet, of what `RuntimeView` was given. Raises TypeError: it is nothing of that."""
     if isinstance(store, list | tuple):
         from rotor_actors.sharding.view import view_of  # here: hardly anybody has several
 
         shards = named(cast("Sequence[object]", store))
-        return view_of(shards, [_chosen_view(each.store) for each in shards])
+        return view_of(shards, [chosen_view(each.store) for each in shards])
     if isinstance(store, str) and store.startswith(("postgresql://", "postgres://")):
         from rotor_actors.stores.postgres.view import PostgresView  # here: who has a file need not wait for it
 

@@ -126,6 +126,8 @@ def test_runs_that_no_replica_can_run_are_named_and_can_be_cancelled(url: str, t
     assert ill.returncode == 1
     assert "1 of workflow cli-nap: nobody can run them" in ill.stdout
     assert "none that is alive can run workflow 'cli-nap'" in rotor("runs", "show", "left", *at, cwd=tmp_path).stdout
+    checked = rotor("check", "cli_kit", *at, cwd=tmp_path)
+    assert (checked.returncode, "1 unfinished runs checked, 0 would break" in checked.stdout) == (0, True), checked
     assert rotor_json("runs", "cancel", "left", *at, cwd=tmp_path)["cancelled"] == ["left"]
     assert rotor("replicas", *at, cwd=tmp_path).returncode == 0
 
