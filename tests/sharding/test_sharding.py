@@ -427,6 +427,30 @@ async def test_files_and_shared_stores_are_shards_like_any_other(kind: str, tmp_
             assert len({replica.number for replica in await runtime.replicas()}) == 2
 
 
+async def test_replicas_of_shards_take_over_from_each_other_and_events_of_steps_cross_shards_there() -> None:
+    databases = [SharedDatabase(), SharedDatabase()]
+
+    def stores() -> list[Shard]:
+        return [Shard(SharedMemoryStore(each), name) for each, name in zip(databases, "ab", strict=True)]
+
+    async with Runtime(stores(), workflows=ALL, drain_timeout=0, label="second") as second:
+        async with Runtime(stores(), workflows=ALL, drain_timeout=0, label="first") as first:
+            waiters = [await first.start(waiter, "you") for _ in range(6)]
+            await until_waiting(first, waiters, "waits for event")
+        await until(partial(all_owned_by, second, "second", 6))
+        await second.start(striker, {"for": "you", "count": 3})
+        results = [await second.run(handle.run_id).result(timeout="30s") for handle in waiters]
+        assert results == [3] * 6
+        await completed(second, "on-gong", 1)
+        await asyncio.sleep(0.05)  # for what should not come
+        assert len(await second.runs(workflow="on-gong")) == 1
+
+
+async def all_owned_by(runtime: Runtime, label: str, count: int) -> bool:
+    mine = [each.number for each in await runtime.replicas() if each.label.startswith(label)]
+    return [run.owner in mine for run in await runtime.runs(workflow="waiter")] == [True] * count
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
