@@ -553,6 +553,13 @@ class SharedStoreConformance:
         [found] = b.claim(ClaimQuery()).runs
         assert (found.live.row, found.cancel) == (run, NOTE)
 
+    def test_a_child_that_was_left_to_others_and_cancelled_in_one_commit(self, a: SharedStore, b: SharedStore) -> None:
+        [parent] = created(a, 1)
+        child = a_child(number(a, 2), parent)
+        a.commit([RunCreated(child), RunsReleased([child.n]), CancelRequested([child.n], NOTE), ended(parent, 9)])
+        [found] = b.claim(ClaimQuery()).runs
+        assert (found.live.row.n, found.cancel) == (child.n, NOTE)
+
     def test_the_first_cancellation_counts(self, a: SharedStore, b: SharedStore) -> None:
         [run] = created(a, 1)
         for body in (NOTE, b"second"):
