@@ -236,7 +236,11 @@ async def test_a_workflow_whose_values_cannot_be_stored_is_refused_when_it_is_re
         ({"cancel_grace": "soon"}, DurationError, "cancel_grace='soon' is not a duration; write it like"),
         ({"cancel_grace": -1}, DurationError, "cancel_grace=-1 must be at least 0s"),
         ({"drain_timeout": None}, TypeError, "drain_timeout is required and must be a duration"),
-        ({"store": "mysql://x"}, StoreError, "expected a file, 'sqlite:///file', ':memory:' or a Store"),
+        (
+            {"store": "mysql://x"},
+            StoreError,
+            "expected a file, 'sqlite:///file', 'postgresql://…', ':memory:' or a Store",
+        ),
     ],
 )
 async def test_options_that_cannot_work_are_refused_by_name(
