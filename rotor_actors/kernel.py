@@ -178,7 +178,9 @@ class Kernel(ABC):
 
     @property
     def live_runs(self) -> int:
-        return len(self.tree)
+        if self.sharing is None:
+            return len(self.tree)
+        return sum(run.phase is not Phase.REMOTE for run in self.tree)  # not what others own
 
     @property
     def steps_in_flight(self) -> int:

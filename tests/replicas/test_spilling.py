@@ -73,6 +73,8 @@ async def test_what_is_above_the_limit_goes_to_whoever_has_room() -> None:
         owners = _owners(fleet)
         assert 5 <= owners[fleet.store_of(first).replica] < 20
         assert owners[fleet.store_of(second).replica] > 0
+        engine = fleet.service_of(first).engine
+        assert engine.live_runs == 1 + owners[fleet.store_of(first).replica], "stubs are none of ours"
         assert await fleet.clock.until(handle.result()) == 380
         assert not fleet.database.office.letters
 
