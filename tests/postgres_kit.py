@@ -152,6 +152,21 @@ class StandInStore(PostgresStore):
             self._write("tell the time to", lambda link: link.execute(sql))
         return super().claim(query)
 
+    def listen(self, hint: Callable[[], None]) -> None:
+        """The engine takes a store whose calls are made on its own thread to give its hints there, too."""
+        loop = asyncio.get_running_loop()
+
+        def hint_there() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(hint)
+
+        super().listen(hint_there)
+
+    def _tell(self, targets: list[int]) -> None:
+        if {0, self.replica} & set(targets):
+            self._hint()
+        super()._tell(targets)
+
     @contextmanager
     def _opened(self) -> Generator[None]:
         if self._number is not None:
