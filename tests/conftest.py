@@ -41,10 +41,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 if os.environ.get("ROTOR_TEST_STORE") == "postgres":
     # The tests of the runtime say `MemoryStore` where any store would do. With this they say it of PostgreSQL.
     from postgres_kit import StandInStore
+    from shared_stand_in import end_with_the_first_life
 
     import rotor_actors
     import rotor_actors.runtime
 
+    end_with_the_first_life()
     for module in (rotor_actors, rotor_actors.runtime):
         vars(module)["MemoryStore"] = StandInStore
 

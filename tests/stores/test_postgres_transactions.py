@@ -323,7 +323,7 @@ def test_two_in_each_others_way_are_both_done(schema: str) -> None:
     for thread in threads:
         thread.join()
     assert asyncio.run(execute(a_url(), f"SELECT id, value FROM {schema}.pair ORDER BY id")) == [(0, 2), (1, 2)]
-    assert sorted(calls.values()) == [1, 2]
+    assert sum(calls.values()) >= 3  # one of the functions was executed again
     for store in stores:
         store.close()
 

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from rotor_actors.errors import StoreError
+
 T = TypeVar("T")
 
 _ROUNDS = 5
@@ -32,15 +34,26 @@ class IOThread:
         self._thread.start()
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do the work in the thread, and wait for what it gives or raises."""
-        return self.submit(work).result()
+        """Do the work in the thread, and wait for what it gives or raises.
+
+        Raises:
+            StoreError: the thread is not running, or ended before the work did.
+        """
+        try:
+            return self.submit(work).result()
+        except concurrent.futures.CancelledError as error:
+            raise StoreError(f"{self._name}: the store was closed meanwhile") from error
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Begin the work in the thread."""
-        if self._loop is None:
-            work.close()
-            raise RuntimeError(f"{self._name} is not running")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Begin the work in the thread. Raises StoreError when it is not running."""
+        loop = self._loop
+        try:
+            if loop is not None:
+                return asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError:
+            pass  # it has just ended
+        work.close()
+        raise StoreError(f"{self._name}: the store is closed")
 
     def soon(self, act: Callable[[], object]) -> None:
         """Have `act` called in the thread; if it has ended, not at all."""

@@ -103,6 +103,10 @@ class PostgresStore(PostgresReader):
     # Opening and closing
 
     def open(self) -> None:
+        if self._io.is_running:
+            raise StoreError(
+                f"{self.name} is open already, as replica {self._number}: give each runtime a store of its own"
+            )
         driver()
         for thread in (self._io, self._heart):
             thread.start()
