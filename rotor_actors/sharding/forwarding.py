@@ -45,7 +45,8 @@ class Forwarding:
         self._is_due.set()
         while True:
             try:
-                await asyncio.wait_for(self._is_due.wait(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):  # not `wait_for`: Python 3.11's may swallow a cancellation
+                    await self._is_due.wait()
             except TimeoutError:
                 pass
             self._is_due.clear()
