@@ -31,8 +31,8 @@ from rotor_actors.replicas.remote import RemoteRuns
 from rotor_actors.stores.base import RunQuery, StoreReader
 
 _RUNS_PER_READ = 500
-# All replicas go by the database's clock, to within less than this.
-_CLOCKS_DIFFER = 1.0
+# All replicas go by the database's clock, as far as they can tell: one that is kept from running can be wrong by more.
+_CLOCKS_DIFFER, _CLOCKS_DIFFER_AT_MOST = 1.0, 30.0
 _LIVING = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
@@ -130,8 +130,8 @@ class Elsewhere:
             await kernel.journal.durable(kernel.journal.last_seq)
             found = await kernel.ports.reader.call(partial(survivors, store, self._root_n, tops, self.began_at))
             if not found:
-                since = self.began_at - _CLOCKS_DIFFER
-                cancelled = partial(cancelled_since, store, self._root_n, tops, since)
+                error = msgspec.msgpack.encode(self._reason) if self._reason else None
+                cancelled = partial(cancelled_since, store, self._root_n, tops, self.began_at, error)
                 self.report = await kernel.ports.reader.call(cancelled)
         except StoreError as error:
             kernel.journal.fail(error)
@@ -166,10 +166,14 @@ def survivors(store: StoreReader, root_n: int, tops: frozenset[int], at: float) 
     return sorted(found)
 
 
-def cancelled_since(store: StoreReader, root_n: int, tops: frozenset[int], since: float) -> list[str]:
-    """The ids of the `tops` and of what was cancelled with them."""
-    rows = [row for row in _pages(store, RunQuery(root_n=root_n, statuses=(RunStatus.CANCELLED,)))
-            if row.n in tops or ((row.ended_at or 0.0) >= since and not row.flags & RunFlag.WITHDRAWN)]  # fmt: skip
+def cancelled_since(store: StoreReader, root_n: int, tops: frozenset[int], at: float, error: bytes | None) -> list[str]:
+    """The ids of the `tops` and of what was cancelled with them; `error` is the reason, as it is recorded."""
+
+    def is_of_it(row: RunRow) -> bool:
+        differ = _CLOCKS_DIFFER if row.error != error else _CLOCKS_DIFFER_AT_MOST
+        return row.n in tops or ((row.ended_at or 0.0) >= at - differ and not row.flags & RunFlag.WITHDRAWN)
+
+    rows = filter(is_of_it, _pages(store, RunQuery(root_n=root_n, statuses=(RunStatus.CANCELLED,))))
     below = set(tops)
     found: list[str] = []
     for row in sorted(rows, key=lambda row: (row.depth, row.n)):
