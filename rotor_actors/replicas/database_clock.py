@@ -9,6 +9,9 @@ from rotor_actors.clock import Cancellable, Clock
 
 # The database's time may be set, or another server may have taken over: a timer is late by no more than this.
 _RECHECK_SECONDS = 30.0
+# An answer that took longer to come than the best one says less of the time; by so much its clock may have gone off since.
+_DRIFT = 0.001
+_AS_GOOD = 0.05
 
 
 class DatabaseClock:
@@ -22,10 +25,15 @@ class DatabaseClock:
         self.monotonic = own.monotonic
         self._loop = asyncio.get_running_loop()
         self._ahead = own.now() - self._loop.time()
+        self._within = float("inf")
+        self._set_at = self._loop.time()
 
-    def set(self, now: float, at: float) -> None:
-        """When the loop's clock showed `at`, the database's showed `now`."""
-        self._ahead = now - at
+    def set(self, now: float, sent_at: float, answered_at: float) -> None:
+        """The database's clock showed `now` at some moment between sending and answer, by the loop's clock: in the middle,
+        for all we know. One that took seconds does not take the place of one that did not."""
+        within = (answered_at - sent_at) / 2
+        if within <= self._within + (answered_at - self._set_at) * _DRIFT + _AS_GOOD:
+            self._ahead, self._within, self._set_at = now - (sent_at + answered_at) / 2, within, answered_at
 
     def now(self) -> float:
         return self._loop.time() + self._ahead

@@ -62,10 +62,10 @@ class Heart:
     """Beats three times a lease. While the event loop does not move it stops: a replica that hangs must be replaced.
 
     Args:
-        on_time: told the database's time with each beat, and the middle between sending and answer.
+        on_time: told the database's time with each beat, and when that was sent and answered.
     """
 
-    def __init__(self, store: SharedStore, lease: Lease, on_time: Callable[[float, float], None]) -> None:
+    def __init__(self, store: SharedStore, lease: Lease, on_time: Callable[[float, float, float], None]) -> None:
         self._store = store
         self._lease = lease
         self._on_time = on_time
@@ -112,7 +112,7 @@ class Heart:
             self._lease.lose(ReplicaFencedError("this replica's lease had run out: its runs were given to others"))
             return
         self._lease.renewed(sent_at)
-        self._on_time(now, (sent_at + answered_at) / 2)
+        self._on_time(now, sent_at, answered_at)
 
     def _beat_in_thread(self) -> None:
         while not self._stopped.wait(self._every):

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 from mutants import FLIPS, MUTANTS, USUAL, Mutant
+from replica_mutants import REPLICA_MUTANTS, WEATHER
 
 from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.judge import Judge, judged
 from rotor_actors.simulation.plan import Size
+from rotor_actors.simulation.replicas.trials import judged_replicas
 from rotor_actors.simulation.running import run_universe
 from rotor_actors.simulation.universe import Settings
 
@@ -17,6 +19,18 @@ UNIVERSES = 80
 SIZE = Size(roots=3, ops=5, children=4)
 # A mutant that cannot even run is no bug that was found.
 _BROKEN = (AttributeError, NameError, TypeError, ImportError)
+
+
+REPLICAS = 3
+
+
+def first_failure_of_replicas(universes: int) -> tuple[int, BaseException | None]:
+    for seed in range(universes):
+        settings = Settings(faults=WEATHER, replicas=REPLICAS)
+        outcome = run_universe(judged_replicas(SIZE, []), seed=seed, settings=settings)
+        if outcome.failure is not None:
+            return seed + 1, outcome.failure
+    return universes, None
 
 
 def first_failure(faults: Faults, universes: int) -> tuple[int, BaseException | None]:
@@ -42,6 +56,24 @@ def test_a_planted_bug_is_found(
     assert failure is not None, f"not found in {universes} universes: {planted.name}"
 
 
+@pytest.mark.parametrize("planted", REPLICA_MUTANTS, ids=lambda planted: planted.name.replace(" ", "-"))
+def test_a_planted_bug_of_replicas_is_found(
+    planted: Mutant, monkeypatch: pytest.MonkeyPatch, score: Callable[[str, str, int], None]
+) -> None:
+    with monkeypatch.context() as patch:
+        planted.plant(patch)
+        universes, failure = first_failure_of_replicas(UNIVERSES)
+    if isinstance(failure, _BROKEN):
+        raise failure
+    score(f"replicas: {planted.name}", "" if failure is None else str(failure), universes)
+    assert failure is not None, f"not found in {universes} universes: {planted.name}"
+
+
+def test_replicas_as_they_are_pass_the_same_budget() -> None:
+    universes, failure = first_failure_of_replicas(UNIVERSES)
+    assert failure is None, f"universe {universes - 1}: {failure}"
+
+
 @pytest.mark.parametrize("faults", [USUAL, FLIPS, Faults(crash=0.01, disk_full=0.2), Faults(crash=0.05, failed_fsync=0.05)],
                          ids=["usual", "flips", "full", "failing"])  # fmt: skip
 def test_the_engine_as_it_is_passes_the_same_budget(faults: Faults) -> None:
@@ -52,3 +84,4 @@ def test_the_engine_as_it_is_passes_the_same_budget(faults: Faults) -> None:
 def test_there_are_enough_of_them() -> None:
     assert len(MUTANTS) >= 15
     assert len({planted.name for planted in MUTANTS}) == len(MUTANTS)
+    assert len(REPLICA_MUTANTS) >= 8

@@ -29,6 +29,9 @@ from rotor_actors.records import (
 )
 from rotor_actors.simulation.ledger import Account, Ledger
 
+# Its end has no place, or none yet, in the history of its parent, and is numbered by whoever owned it.
+_NO_END_TO_PARENT = RunFlag.UNSEEN | RunFlag.RELEASED | RunFlag.WITHDRAWN
+
 
 class Transition(msgspec.Struct, frozen=True):
     """A run has ended: accepted by the database, from this replica."""
@@ -58,10 +61,13 @@ class ReplicaLedger(Ledger):
         self.positions: defaultdict[int, int] = defaultdict(int)
         self.transitions: list[Transition] = []
         self._by: int = 0
+        self._apart: set[int] = set()
 
     def add(self, replica: int, entry: Entry) -> None:
         self._by = replica
-        for fact, seq in leaves(entry):
+        facts = list(leaves(entry))
+        self._apart = {fact.n for fact, _ in facts if isinstance(fact, FlagsAdded) and fact.flags & RunFlag.UNSEEN}
+        for fact, seq in facts:
             self._apply(fact, seq)
 
     def own(self, replica: int, ns: list[int]) -> None:
@@ -149,7 +155,8 @@ class ReplicaLedger(Ledger):
     def _end(self, account: Account, seq: int) -> None:
         account.end_seq = account.newest_seq = seq
         parent = self.accounts.get(account.row.parent_n or 0)
-        if parent is not None and not account.row.flags & RunFlag.UNSEEN:
+        is_apart = account.row.flags & _NO_END_TO_PARENT or account.row.n in self._apart
+        if parent is not None and not is_apart:
             parent.newest_seq = seq
             self.positions[parent.row.n] = max(self.positions[parent.row.n], seq)
 
@@ -205,6 +212,7 @@ class Books:
         self.view = ReplicaLedger()
         for replica, entry in self.history:
             self.view.add(replica, entry)
+        self.view.owners.update(self.durable.owners)  # who claimed what is in no entry
         for replica, entries in self._pending.items():
             for entry in entries:
                 self.view.add(replica, entry)

@@ -101,7 +101,10 @@ class ReplicaJudge(Judge):
 
     def _over(self, event: Gone | Forgotten) -> None:
         number = event.incarnation
-        lost = self.books.over(number)
+        owners = self.books.durable.owners
+        # What it had to say of others' runs is no loss to those, which go on.
+        theirs = {run_id for run_id, each in self.ledger.by_id.items() if owners.get(each.row.n) not in (None, number)}
+        lost = self.books.over(number) - theirs
         self.ledger = self.books.view
         if isinstance(event, Gone):
             for books in (self.books.durable, self.books.view):
@@ -412,7 +415,8 @@ class ReplicaJudge(Judge):
                 self.require(
                     account.has_ended, "18 no orphan", f"run {event.run_id} is said to be cancelled, and has not ended"
                 )
-                if account.row.status is RunStatus.CANCELLED:
+                # Who finds it cancelled already is told so at once, while other replicas may still end what is below it.
+                if account.row.status is RunStatus.CANCELLED and "already_ended=[]" in event.outcome:
                     self._cancelled_for_good.add(account.row.n)
             case "result_of" if account is not None and (event.outcome.startswith("Workflow") or not is_error):
                 said = _said(event.outcome)

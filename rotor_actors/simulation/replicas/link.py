@@ -64,6 +64,10 @@ class Link:
     def replica(self) -> int:
         return self._store.replica
 
+    def again(self) -> Link:
+        """What the lost life has under way comes by this one, under its number."""
+        return Link(self._database, self._process, self._watcher, self.lease)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)

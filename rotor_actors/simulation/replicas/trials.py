@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from rotor_actors.simulation.client import UniverseRuntime
+from rotor_actors.simulation.errors import InvariantError
 from rotor_actors.simulation.judge import Judge
 from rotor_actors.simulation.plan import Size, draw_plan
 from rotor_actors.simulation.replicas.judge import ReplicaJudge
@@ -15,6 +16,8 @@ from rotor_actors.simulation.universe import Universe
 
 # Leases run out, runs are claimed again, sleeps and retries of runs that were let go of end.
 _LONGEST = 600.0
+# More than all that can go wrong takes, and all that a plan holds.
+_LONGEST_TRIAL = 5_000.0
 _LOOK_SECONDS = 2.0
 _QUIET_LOOKS = 3
 
@@ -30,7 +33,11 @@ def judged_replicas(size: Size, judges: list[Judge]) -> Callable[[Universe], Awa
         judge.attach(universe)
         for workflow in trial.workflows.values():
             universe.know(workflow)
-        await trial.run(UniverseRuntime(universe))
+        try:
+            async with asyncio.timeout(_LONGEST_TRIAL):
+                await trial.run(UniverseRuntime(universe))
+        except TimeoutError:
+            raise InvariantError("11 every run ends", "long after all faults some callers were not answered") from None
         universe.heal()
         await _until_quiet(universe, judge)
         judge.at_end()

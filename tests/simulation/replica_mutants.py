@@ -1,0 +1,185 @@
+"""Planted bugs of replicas: engines, or databases, with one thing wrong each. The simulator has to find every one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from mutants import Mutant, Plant
+
+from rotor_actors.errors import StoreUnavailableError
+from rotor_actors.journal import Journal
+from rotor_actors.records import EndSeen, MailKind, MailSent, MailTaken
+from rotor_actors.replicas import ends, replica
+from rotor_actors.replicas.mailroom import Mailroom
+from rotor_actors.replicas.remote import RemoteRuns
+from rotor_actors.simulation.pool import replica_faults
+from rotor_actors.simulation.replicas.database import SimDatabase
+from rotor_actors.step_task import StepTask
+from rotor_actors.stores.shared import ReplicaRow
+from rotor_actors.stores.shared_database import SharedDatabase
+
+WEATHER = replica_faults(1.0)
+
+REPLICA_MUTANTS: list[Mutant] = []
+
+
+def mutant(name: str) -> Callable[[Plant], Plant]:
+    def add(plant: Plant) -> Plant:
+        REPLICA_MUTANTS.append(Mutant(name, plant, WEATHER))
+        return plant
+
+    return add
+
+
+# The database
+
+
+@mutant("no fence")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def check(self: SharedDatabase, number: int) -> ReplicaRow:
+        return self.replica_rows.get(number) or ReplicaRow(number, "zombie", 0.0, 0.0)
+
+    patch.setattr(SharedDatabase, "check", check)
+
+
+@mutant("claims are not fenced")
+def _(patch: pytest.MonkeyPatch) -> None:
+    claim_for, check = SimDatabase.claim_for, SharedDatabase.check
+
+    def claim(self: SimDatabase, number: int, query: Any) -> Any:
+        known = self.replica_rows.get(number)
+        row = known or ReplicaRow(
+            number, "zombie", 0.0, 0.0, declared=[*next(iter(self.replica_rows.values())).declared]
+        )
+        SharedDatabase.check = lambda self, number: row  # type: ignore[method-assign] # pyright: ignore
+        try:
+            return claim_for(self, number, query)
+        finally:
+            SharedDatabase.check = check  # type: ignore[method-assign]
+
+    patch.setattr(SimDatabase, "claim_for", claim)
+
+
+@mutant("reaping as one statement")
+def _(patch: pytest.MonkeyPatch) -> None:
+    """It frees what belonged to those that it took away itself, and no more: what was cut short stays so."""
+    expire, free = SimDatabase.expire_replicas, SharedDatabase.free_runs
+
+    def expire_and_note(self: SimDatabase) -> None:
+        before = set(self.replica_rows)
+        expire(self)
+        self.noted = before - set(self.replica_rows)  # type: ignore[attr-defined] # pyright: ignore
+
+    def free_noted(self: SimDatabase) -> int:
+        noted: set[int] = getattr(self, "noted", set())
+        others = {n: each for n, each in self.standings.items() if each.owner is not None and each.owner not in noted}
+        kept = {n: each for n, each in self.standings.items() if n not in others}
+        everything, self.standings = self.standings, kept
+        try:
+            return free(self)
+        finally:
+            self.standings = everything
+
+    patch.setattr(SimDatabase, "expire_replicas", expire_and_note)
+    patch.setattr(SimDatabase, "free_runs", free_noted)
+
+
+@mutant("mail is lost when its run changes hands")
+def _(patch: pytest.MonkeyPatch) -> None:
+    give = SharedDatabase._give  # pyright: ignore[reportPrivateUsage]
+
+    def lose(self: SharedDatabase, n: int, owner: int | None) -> None:
+        give(self, n, owner)
+        for letter in [each.id for each in self.office.letters.values() if each.to == n]:
+            self.office.take(letter)
+
+    patch.setattr(SharedDatabase, "_give", lose)
+
+
+# Commits and leases
+
+
+@mutant("a commit of unknown outcome is taken for one that was made")
+def _(patch: pytest.MonkeyPatch) -> None:
+    write = Journal._write  # pyright: ignore[reportPrivateUsage]
+
+    async def guess(self: Journal, *args: Any, **named: Any) -> bool:
+        try:
+            return await write(self, *args, **named)
+        except StoreUnavailableError:
+            return True
+
+    patch.setattr(Journal, "_write", guess)
+
+
+@mutant("a commit of unknown outcome is made again")
+def _(patch: pytest.MonkeyPatch) -> None:
+    write = Journal._write  # pyright: ignore[reportPrivateUsage]
+
+    async def again(self: Journal, *args: Any, **named: Any) -> bool:
+        try:
+            return await write(self, *args, **named)
+        except StoreUnavailableError:
+            return await write(self, *args, **named)
+
+    patch.setattr(Journal, "_write", again)
+
+
+@mutant("effects after a lease that ran out")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StepTask, "_check_lease", lambda self: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("each replica goes by its own clock")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(replica, "clock_for_replica", lambda own: own)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("entries of a new owner are older than those before")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Journal, "witness", lambda self, seq: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+# What crosses
+
+
+@mutant("the end of a child has the place that its own replica gave it")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ends, "EndSeen", lambda n, end_seq: EndSeen(n, 1))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("an end elsewhere is there before the parent has seen it")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def end_entries(self: RemoteRuns, run: Any) -> list[Any]:
+        row = run.row
+        if run.parent is not None or row.parent_n is None or row.parent_key is None:
+            return []
+        return [MailSent(row.parent_n, MailKind.ENDED, msgspec.msgpack.encode(row.n))]
+
+    patch.setattr(RemoteRuns, "end_entries", end_entries)
+
+
+@mutant("nobody elsewhere is told of an end")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RemoteRuns, "end_entries", lambda self, run: [])  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("a cancellation stops at the border")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RemoteRuns, "cancel_entries", lambda self, ns, reason, withdrawn=None: [])  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("mail is taken away before anybody has acted on it")
+def _(patch: pytest.MonkeyPatch) -> None:
+    deliver = Mailroom._deliver  # pyright: ignore[reportPrivateUsage]
+
+    def lose(self: Mailroom, mail: Any) -> bool:
+        if mail.kind is MailKind.ENDED and mail.id % 2:
+            self._kernel.journal.append(MailTaken([mail.id]))  # pyright: ignore[reportPrivateUsage]
+            return False
+        return deliver(self, mail)
+
+    patch.setattr(Mailroom, "_deliver", lose)
