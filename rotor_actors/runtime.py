@@ -34,6 +34,7 @@ from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
 from rotor_actors.stores.shared import SharedStore
 from rotor_actors.stores.sqlite import SQLiteStore
+from rotor_actors.stores.urls import refuse_other_urls
 from rotor_actors.workflows import Workflow
 from supervisors import ChildSpec, Restart, Supervisor
 
@@ -295,14 +296,11 @@ def _chosen_store(store: str | os.PathLike[str] | Store) -> Store:
     if isinstance(store, str):
         if store == ":memory:":
             return MemoryStore()
-        if store.startswith(("postgresql://", "postgres://")):
+        if store.lower().startswith(("postgresql://", "postgres://")):
             from rotor_actors.stores.postgres.store import PostgresStore  # here: who has a file need not wait for it
 
             return PostgresStore(store)
-        if "://" in store and not store.startswith("sqlite:///"):
-            raise StoreError(
-                f"store {store!r}: expected a file, 'sqlite:///file', 'postgresql://…', ':memory:' or a Store"
-            )
+        refuse_other_urls(store)
         return SQLiteStore(store.removeprefix("sqlite:///"))
     if isinstance(store, os.PathLike):
         return SQLiteStore(store)

@@ -22,6 +22,7 @@ from rotor_actors.showing import Showing
 from rotor_actors.stores.base import StoreReader, StoreView
 from rotor_actors.stores.shared import is_shared_view
 from rotor_actors.stores.sqlite_view import SQLiteView
+from rotor_actors.stores.urls import refuse_other_urls
 from rotor_actors.waits import Wait
 from rotor_actors.workflows import Workflow
 
@@ -179,11 +180,12 @@ def chosen_view(store: object) -> StoreView:
 
         shards = named(cast("Sequence[object]", store))
         return view_of(shards, [chosen_view(each.store) for each in shards])
-    if isinstance(store, str) and store.startswith(("postgresql://", "postgres://")):
+    if isinstance(store, str) and store.lower().startswith(("postgresql://", "postgres://")):
         from rotor_actors.stores.postgres.view import PostgresView  # here: who has a file need not wait for it
 
         return PostgresView(store)
     if isinstance(store, str):
+        refuse_other_urls(store)
         return SQLiteView(store.removeprefix("sqlite:///"))
     if isinstance(store, os.PathLike):
         return SQLiteView(cast("os.PathLike[str]", store))

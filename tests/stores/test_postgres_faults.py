@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from conformance import a_run, a_step, changed
 from postgres_kit import a_store, a_url, execute, new_schema, own_server
 from postgres_server import PostgresServer
 
-from rotor_actors import PostgresStore, Runtime
+from rotor_actors import PostgresStore, Runtime, RuntimeView
 from rotor_actors.errors import (
     ReplicaFencedError,
     StoreCorruptedError,
@@ -40,6 +41,7 @@ from rotor_actors.records import (
 )
 from rotor_actors.stores.base import RunQuery
 from rotor_actors.stores.postgres import migrating
+from rotor_actors.stores.postgres.address import parsed
 
 
 def sql(text: str) -> list[tuple[object, ...]]:
@@ -87,6 +89,41 @@ def test_a_url_that_is_none_is_refused_and_its_password_is_not_told(url: str, wo
     with pytest.raises(StoreError, match=word) as caught:
         PostgresStore(url)
     assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+asyncpg://user:geheim@127.0.0.1:1/db",
+        "mysql://user:geheim@127.0.0.1:1/db",
+        " postgresql://user:geheim@127.0.0.1:1/db",
+        "postgresql:/user:geheim@127.0.0.1:1/db",
+        "POSTGRESQL://user:geheim@127.0.0.1:1/db",
+        "postgresql://user:geheim?x@127.0.0.1:1/db",
+        "postgresql://user:geheim/x@127.0.0.1:1/db",
+        "postgresql://user:geheim#x@127.0.0.1:1/db",
+        "postgresql://user:geheim,x/y@127.0.0.1:1/db",
+        "postgresql://user:geheim@x@127.0.0.1:1/db",
+        "postgresql://user:geheim\u2100@127.0.0.1:1/db",
+        "postgresql://user:geheim@127.0.0.1:a,127.0.0.1:2/db",
+        "postgresql://127.0.0.1:1/db?user=user&password=geheim",
+        "postgresql://127.0.0.1:1/db?user=user@cloud&password=geheim",
+        "postgresql://user:12/geheim@127.0.0.1:1/db",
+    ],
+)
+def test_no_error_of_a_runtime_or_a_view_tells_the_password(url: str) -> None:
+    async def opened(way: Runtime | RuntimeView) -> None:
+        async with way:
+            raise AssertionError("there is no such database")
+
+    for make in (Runtime, RuntimeView):
+        with pytest.raises(StoreError) as caught:
+            asyncio.run(opened(make(url)))
+        assert "geheim" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_address_shown_in_a_log_tells_no_password() -> None:
+    assert "geheim" not in repr(parsed("postgresql://user:geheim@host/db?password=geheim&schema=a"))
 
 
 def test_a_runtime_takes_the_url_of_a_database() -> None:

@@ -9,11 +9,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 
 from rotor_actors.errors import StoreError
+from rotor_actors.stores.urls import without_password
 
 SCHEMES = ("postgresql", "postgres")
 _EXAMPLE = "postgresql://user:password@host:5432/database?schema=rotor"
 _OURS = ("schema", "pgbouncer")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_PORT = re.compile(r"(?:\[[^\[\]@]*\]|[^\[\]:@]*)(?::(\d*))?")
 _YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -33,6 +35,9 @@ class Address(msgspec.Struct, frozen=True):
     is_pooled: bool
     name: str
 
+    def __repr__(self) -> str:
+        return f"Address({self.name!r}, schema={self.schema!r}, is_pooled={self.is_pooled})"
+
 
 def is_postgres(url: str) -> bool:
     """Does the text name a PostgreSQL database?"""
@@ -46,17 +51,21 @@ def parsed(url: str, schema: str | None = None, is_pooled: bool | None = None) -
         StoreError: it is no such URL; the message says what is wrong with it, without its password.
     """
     if not isinstance(url, str) or not is_postgres(url):
-        raise StoreError(f"expected the URL of a PostgreSQL database, such as {_EXAMPLE}; got {url!r}")
+        got = repr(without_password(url) if isinstance(url, str) else url)
+        raise StoreError(f"expected the URL of a PostgreSQL database, such as {_EXAMPLE}; got {got}")
     try:
         parts = urlsplit(url)
-        if "," not in parts.netloc:  # several hosts are for asyncpg to take apart
-            _ = parts.port  # raises when it is no number
-    except ValueError as error:
-        raise StoreError(f"{_safe(url)}: not a URL ({error}); it looks like {_EXAMPLE}") from None
+    except ValueError:  # what it says may hold the password
+        parts = None
+    if parts is None or not _are_hosts(parts.netloc.rpartition("@")[2]):
+        raise StoreError(
+            f"{without_password(url)}: not a URL: it looks like {_EXAMPLE}; / ? # @ : [ ] % in a user or a password are "
+            f"written as %2F %3F %23 %40 %3A %5B %5D %25, and a port is a number up to 65535"
+        )
     options = parse_qsl(parts.query, keep_blank_values=True)
     ours = {key: value for key, value in options if key in _OURS}
     dsn = urlunsplit(parts._replace(query=urlencode([each for each in options if each[0] not in _OURS])))
-    name = _safe(dsn)
+    name = without_password(dsn)
     chosen = schema if schema is not None else ours.get("schema")
     if chosen is not None and not _NAME.fullmatch(chosen):
         raise StoreError(
@@ -73,12 +82,10 @@ def _pooled(name: str, ours: dict[str, str]) -> bool:
     return _YES_OR_NO[value]
 
 
-def _safe(url: str) -> str:
-    """Without password and options."""
-    scheme, _, rest = url.partition("://")
-    rest = rest.partition("?")[0]
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}://{user.partition(':')[0]}{at}{place}"
+def _are_hosts(text: str) -> bool:
+    """One host, or several with commas between them."""
+    ports = [_PORT.fullmatch(each) for each in text.split(",")]
+    return all(port is not None and int(port[1] or 0) < 65_536 for port in ports)
 
 
 def channel(schema: str, replica: int) -> str:
