@@ -72,6 +72,32 @@ async def test_rows_and_memo_are_written_once_and_read_beside(schema: str) -> No
     assert await rows(schema) == ALL
 
 
+def owe(tx: Transaction) -> None:
+    calls["owe"] += 1
+    tx.execute(
+        "CREATE TABLE IF NOT EXISTS debts(n INTEGER PRIMARY KEY, to_n INTEGER REFERENCES debts DEFERRABLE INITIALLY DEFERRED)"
+    )
+    tx.execute("INSERT INTO debts VALUES (1, 2)")
+
+
+@workflow(id="owing", retries=0)
+async def owing(ctx: Context) -> None:
+    await ctx.step.transaction("owe", owe, retries=0)
+
+
+@pytest.mark.asyncio
+async def test_a_constraint_that_is_looked_at_with_the_commit_fails_the_step_and_not_the_replica(schema: str) -> None:
+    store = a_store(schema)
+    async with Runtime(store) as runtime:
+        number = store.replica
+        with pytest.raises(WorkflowFailedError, match="ForeignKeyViolationError"):
+            await asyncio.wait_for(runtime.execute(owing), 30)
+        assert calls["owe"] == 1
+        assert await runtime.execute(booking) == [1, 11, 111]
+        (replica,) = await runtime.replicas()
+        assert replica.number == number, "it is the same incarnation still"
+
+
 @pytest.mark.asyncio
 async def test_an_error_undoes_the_rows_and_is_recorded(schema: str) -> None:
     @workflow(id="w", retries=0)

@@ -33,6 +33,10 @@ _ATTEMPTS = 5
 _FIND = "SELECT payload, crc FROM @.rotor_transactions WHERE n = $1 AND step_key = $2"
 _KEEP = "SELECT @.rotor_keep($1, $2, $3, $4, $5)"
 
+# Integrity constraints, conflicts with others, errors that PL/pgSQL raises.
+_REFUSALS = ("23", "40", "P0")
+_OUTCOME_UNKNOWN = "40003"
+
 KEEPING = """
 CREATE FUNCTION @.rotor_keep(me bigint, of_run bigint, of_step bytea, kept bytea, checksum bigint) RETURNS boolean
 LANGUAGE plpgsql AS $$
@@ -204,15 +208,22 @@ class Transacting:
         known = await connection.fetchrow(within(_FIND, self._schema), n, key)
         if known is None:
             await connection.execute("BEGIN")
-            # A client that is paused here must not keep its locks: others wait for them.
-            limit = int((call.timeout + _MARGIN_SECONDS) * 1000)
-            await connection.execute(
-                f"SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {limit}"
-            )
-            if self._is_named:
-                path = await connection.fetchval("SHOW search_path")
-                await connection.execute(f"SET LOCAL search_path = {quoted(self._schema)}, {path}")
+            try:
+                await self._prepare(connection, call)
+            except BaseException:  # else the next one would find itself within this one
+                await self._undo(connection)
+                raise
         return known
+
+    async def _prepare(self, connection: Any, call: TransactionCall) -> None:
+        # A client that is paused here must not keep its locks: others wait for them.
+        limit = int((call.timeout + _MARGIN_SECONDS) * 1000)
+        await connection.execute(
+            f"SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {limit}"
+        )
+        if self._is_named:
+            path = await connection.fetchval("SHOW search_path")
+            await connection.execute(f"SET LOCAL search_path = {quoted(self._schema)}, {path}")
 
     async def _undo(self, connection: Any) -> None:
         try:
@@ -235,7 +246,13 @@ class Transacting:
         if not is_kept:
             await self._undo(connection)
             raise ReplicaFencedError(f"{call.where}: replica {me} has no lease any more; its transaction was undone")
-        await connection.execute("COMMIT")
+        try:
+            await connection.execute("COMMIT")
+        except Exception as error:
+            # A constraint or a trigger of theirs that is looked at with the commit, or others in the way: all is undone.
+            if (state_of(error) or "").startswith(_REFUSALS) and state_of(error) != _OUTCOME_UNKNOWN:
+                raise WorkError(error) from error
+            raise
 
     def _ask(self, work: Coroutine[Any, Any, T]) -> T:
         try:
