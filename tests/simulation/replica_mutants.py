@@ -15,20 +15,21 @@ from rotor_actors.records import EndSeen, MailKind, MailSent, MailTaken
 from rotor_actors.replicas import ends, replica
 from rotor_actors.replicas.mailroom import Mailroom
 from rotor_actors.replicas.remote import RemoteRuns
+from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.pool import replica_faults
 from rotor_actors.simulation.replicas.database import SimDatabase
-from rotor_actors.step_task import StepTask
 from rotor_actors.stores.shared import ReplicaRow
 from rotor_actors.stores.shared_database import SharedDatabase
 
 WEATHER = replica_faults(1.0)
+STANDSTILLS = Faults(pause=0.06, blocked_loop=0.04)
 
 REPLICA_MUTANTS: list[Mutant] = []
 
 
-def mutant(name: str) -> Callable[[Plant], Plant]:
+def mutant(name: str, faults: Faults = WEATHER) -> Callable[[Plant], Plant]:
     def add(plant: Plant) -> Plant:
-        REPLICA_MUTANTS.append(Mutant(name, plant, WEATHER))
+        REPLICA_MUTANTS.append(Mutant(name, plant, faults))
         return plant
 
     return add
@@ -43,24 +44,6 @@ def _(patch: pytest.MonkeyPatch) -> None:
         return self.replica_rows.get(number) or ReplicaRow(number, "zombie", 0.0, 0.0)
 
     patch.setattr(SharedDatabase, "check", check)
-
-
-@mutant("claims are not fenced")
-def _(patch: pytest.MonkeyPatch) -> None:
-    claim_for, check = SimDatabase.claim_for, SharedDatabase.check
-
-    def claim(self: SimDatabase, number: int, query: Any) -> Any:
-        known = self.replica_rows.get(number)
-        row = known or ReplicaRow(
-            number, "zombie", 0.0, 0.0, declared=[*next(iter(self.replica_rows.values())).declared]
-        )
-        SharedDatabase.check = lambda self, number: row  # type: ignore[method-assign] # pyright: ignore
-        try:
-            return claim_for(self, number, query)
-        finally:
-            SharedDatabase.check = check  # type: ignore[method-assign]
-
-    patch.setattr(SimDatabase, "claim_for", claim)
 
 
 @mutant("reaping as one statement")
@@ -126,11 +109,6 @@ def _(patch: pytest.MonkeyPatch) -> None:
             return await write(self, *args, **named)
 
     patch.setattr(Journal, "_write", again)
-
-
-@mutant("effects after a lease that ran out")
-def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(StepTask, "_check_lease", lambda self: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
 
 
 @mutant("each replica goes by its own clock")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from mutants import FLIPS, MUTANTS, USUAL, Mutant
-from replica_mutants import REPLICA_MUTANTS, WEATHER
+from replica_mutants import REPLICA_MUTANTS, STANDSTILLS, WEATHER
 
 from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.judge import Judge, judged
@@ -24,9 +24,9 @@ _BROKEN = (AttributeError, NameError, TypeError, ImportError)
 REPLICAS = 3
 
 
-def first_failure_of_replicas(universes: int) -> tuple[int, BaseException | None]:
+def first_failure_of_replicas(faults: Faults, universes: int) -> tuple[int, BaseException | None]:
     for seed in range(universes):
-        settings = Settings(faults=WEATHER, replicas=REPLICAS)
+        settings = Settings(faults=faults, replicas=REPLICAS)
         outcome = run_universe(judged_replicas(SIZE, []), seed=seed, settings=settings)
         if outcome.failure is not None:
             return seed + 1, outcome.failure
@@ -62,15 +62,16 @@ def test_a_planted_bug_of_replicas_is_found(
 ) -> None:
     with monkeypatch.context() as patch:
         planted.plant(patch)
-        universes, failure = first_failure_of_replicas(UNIVERSES)
+        universes, failure = first_failure_of_replicas(planted.faults, UNIVERSES)
     if isinstance(failure, _BROKEN):
         raise failure
     score(f"replicas: {planted.name}", "" if failure is None else str(failure), universes)
     assert failure is not None, f"not found in {universes} universes: {planted.name}"
 
 
-def test_replicas_as_they_are_pass_the_same_budget() -> None:
-    universes, failure = first_failure_of_replicas(UNIVERSES)
+@pytest.mark.parametrize("faults", [WEATHER, STANDSTILLS], ids=["weather", "standstills"])
+def test_replicas_as_they_are_pass_the_same_budget(faults: Faults) -> None:
+    universes, failure = first_failure_of_replicas(faults, UNIVERSES)
     assert failure is None, f"universe {universes - 1}: {failure}"
 
 
