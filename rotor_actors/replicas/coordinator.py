@@ -16,9 +16,10 @@ from rotor_actors.flow.passes import PLACE_SPACE
 from rotor_actors.flow.ticket import SPACE
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import ItemRow, RunRow
+from rotor_actors.replicas.legible import legible_items, legible_rows
 from rotor_actors.replicas.lines import ancestors, awaited
 from rotor_actors.sharing import Sharing
-from rotor_actors.stores.base import ItemQuery, StoreReader
+from rotor_actors.stores.base import StoreReader
 
 _logger = logging.getLogger("rotor_actors")
 
@@ -62,8 +63,8 @@ class Coordinator:
 
 
 def _read(store: StoreReader, spaces: list[str]) -> _Common:
-    items = {space: store.items(ItemQuery(space)) for space in spaces}
+    items = {space: legible_items(store, space) for space in spaces}
     numbers = {int(item.key) for space in (SPACE, PLACE_SPACE) for item in items[space]}
-    rows = store.rows(sorted(numbers))
+    rows = legible_rows(store, sorted(numbers))
     live = [row for row in rows if row.ended_at is None]
     return _Common(items, live, ancestors(store, awaited(live)))

@@ -33,26 +33,27 @@ class Ends:
         """Read the rows of the runs that have ended."""
         ns = sorted({_n_of(mail) for mail in mails})
         try:
-            rows = await self._read(ns)
+            rows, damaged = await self._read(ns), set[int]()
         except StoreCorruptedError:
-            rows = await self._read_one_by_one(ns)
+            rows, damaged = await self._read_one_by_one(ns)
+        self._damaged = damaged
         self._rows = {row.n: row for row in rows}
 
     async def _read(self, ns: list[int]) -> list[RunRow]:
         ports = self._kernel.ports
         return await ports.reader.call(lambda: ports.store.rows(ns))
 
-    async def _read_one_by_one(self, ns: list[int]) -> list[RunRow]:
+    async def _read_one_by_one(self, ns: list[int]) -> tuple[list[RunRow], set[int]]:
         """One damaged row must not keep the others waiting: its parent waits, until a backup is restored."""
-        found: list[RunRow] = []
-        self._damaged.clear()
+        found, damaged = list[RunRow](), set[int]()
         for n in ns:
             try:
                 found += await self._read([n])
             except StoreCorruptedError as error:
-                self._damaged.add(n)
-                _logger.error("run %d has ended, and nobody can be told: %s", n, error)
-        return found
+                damaged.add(n)
+                if n not in self._damaged:  # the mail is looked at again each second
+                    _logger.error("run %d has ended, and nobody can be told: %s", n, error)
+        return found, damaged
 
     def handle(self, mail: Mail, run: Run | None) -> bool | None:
         """Tell the parent, in its own order: on replay the end comes at the place that it gets here."""

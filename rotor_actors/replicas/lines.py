@@ -17,6 +17,7 @@ from rotor_actors.flow.passes import NOT_AWAITED, PLACE_SPACE, Pass, place_item
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import Entry, ItemDropped, MailKind, MailSent, RunRow, RunStatus
 from rotor_actors.replicas.asking import Asker, Asking
+from rotor_actors.replicas.legible import legible_rows
 from rotor_actors.run import Phase, Run
 from rotor_actors.sharing import Sharing
 from rotor_actors.step_specs import SKIPPED
@@ -190,7 +191,7 @@ def ancestors(store: StoreReader, parents: dict[int, int]) -> dict[int, list[int
     found: dict[int, list[int]] = {n: [] for n in parents}
     climbing = dict(parents)
     while climbing:
-        rows = {row.n: row for row in store.rows(sorted(set(climbing.values())))}
+        rows = {row.n: row for row in legible_rows(store, sorted(set(climbing.values())))}
         higher: dict[int, int] = {}
         for n, ancestor in climbing.items():
             row = rows.get(ancestor)

@@ -9,6 +9,7 @@ import msgspec
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import CancelNote, CancelRequested
 from rotor_actors.replicas.elsewhere import SweepNote, survivors
+from rotor_actors.replicas.legible import legible_rows
 from rotor_actors.stores.base import StoreReader
 from rotor_actors.stores.shared import Mail
 
@@ -55,5 +56,5 @@ class Sweeps:
 
 
 def _look(note: SweepNote, store: StoreReader) -> tuple[list[int], bool]:
-    rows = store.rows(note.asked)
+    rows = legible_rows(store, note.asked)
     return survivors(store, note.root_n, frozenset(note.tops), note.at), all(row.status.is_terminal for row in rows)

@@ -16,6 +16,7 @@ from rotor_actors.cancellation import Cancellation
 from rotor_actors.engine import Engine
 from rotor_actors.records import CancelNote, ItemRow, RunFlag, RunRow, RunStatus
 from rotor_actors.recovery import Recovery
+from rotor_actors.replicas.legible import legible_rows
 from rotor_actors.run import Phase, Run
 from rotor_actors.sharing import Sharing
 from rotor_actors.stores.shared import Claimed, RemoteChild, SharedStore
@@ -166,7 +167,7 @@ def _climb(store: SharedStore, rows: list[RunRow], here: frozenset[int], left: d
     found: dict[int, int] = {}
     is_first = True
     while climbing:
-        above = {row.n: row for row in store.rows(sorted(set(climbing.values())))}
+        above = {row.n: row for row in legible_rows(store, sorted(set(climbing.values())))}
         higher: dict[int, int] = {}
         for n, ancestor in climbing.items():
             row = above.get(ancestor)

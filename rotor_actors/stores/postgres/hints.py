@@ -82,7 +82,9 @@ class Hints:
                 await self._listen_once()
             except Exception as error:
                 _logger.debug("listening for hints of other replicas: %s", error)
-            self._connection = None
+            connection, self._connection = self._connection, None
+            if connection is not None:  # it may be there still, where it could not listen
+                connection.terminate()
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _listen_once(self) -> None:
