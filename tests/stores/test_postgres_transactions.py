@@ -8,9 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from conformance import a_run
+from failures.proxy import Mode, Proxy
 from postgres_kit import a_store, a_url, execute, new_schema
 
 from rotor_actors import Context, PostgresStore, RetryPolicy, Runtime, Transaction, workflow
@@ -22,6 +24,7 @@ from rotor_actors.errors import (
     WorkflowFailedError,
 )
 from rotor_actors.records import RunCreated
+from rotor_actors.stores.postgres import transacting
 from rotor_actors.stores.postgres.statements import allotted
 from rotor_actors.stores.transaction import TransactionCall, UnwantedError, WorkError
 
@@ -318,6 +321,47 @@ def test_one_that_nobody_wants_any_more_is_undone(store: PostgresStore) -> None:
         store.transact(1, b"key", call)
     assert isinstance(caught.value.raised, UnwantedError)
     store.transact(1, b"key", a_call(lambda tx: tx.execute("SELECT 1")))
+
+
+@pytest.mark.parametrize("dropped", ["before", "within"])
+def test_a_connection_that_was_dropped_without_a_word_holds_up_nobody_for_ever(
+    schema: str, dropped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All commits of a replica wait for its transactions, while its heart beats on."""
+    monkeypatch.setattr(transacting, "_MARGIN_SECONDS", 0.3)
+    address = urlsplit(a_url())
+    proxy = Proxy(address.port or 5432)
+    netloc = f"{address.username}@127.0.0.1:{proxy.port}"
+    store = PostgresStore(address._replace(netloc=netloc).geturl(), schema=schema, lease=60, timeout=5)
+    store.open()
+
+    def work(tx: Transaction) -> None:
+        if dropped == "within":
+            proxy.set(Mode.HOLD)
+            tx.execute("SELECT 1")
+
+    done = threading.Event()
+    outcomes: list[BaseException] = []
+
+    def transact() -> None:
+        try:
+            store.transact(1, b"key", a_call(work, 0.3))
+        except BaseException as error:
+            outcomes.append(error)
+        done.set()
+
+    try:
+        store.transact(1, b"first", a_call(lambda tx: tx.execute("SELECT 1")))
+        if dropped == "before":
+            proxy.set(Mode.HOLD)
+        threading.Thread(target=transact, daemon=True).start()
+        assert done.wait(20)
+        assert isinstance(outcomes[0], StoreUnavailableError if dropped == "before" else WorkError | StepTimeoutError)
+    finally:
+        proxy.set(Mode.PASS)
+        proxy.cut_all()
+        store.close()
+        proxy.close()
 
 
 def test_two_in_each_others_way_are_both_done(schema: str) -> None:

@@ -20,6 +20,7 @@ _logger = logging.getLogger("rotor_actors")
 EVERYBODY = 0
 _GATHER_SECONDS = 0.003
 _RETRY_SECONDS = 1.0
+_ANSWER_SECONDS = 2.0
 
 
 class Hints:
@@ -68,10 +69,13 @@ class Hints:
         while self._targets and self._connection is not None:
             targets, self._targets = self._targets, set()
             channels = [channel(self._schema, each) for each in sorted(targets)]
+            connection = self._connection
             try:
-                await self._connection.execute("SELECT pg_notify(c, '') FROM unnest($1::text[]) AS c", channels)
-            except Exception as error:
-                _logger.debug("a hint to other replicas got lost: %s", error)
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await connection.execute("SELECT pg_notify(c, '') FROM unnest($1::text[]) AS c", channels)
+            except Exception as error:  # dropped on its way without a word, perhaps: then another is made
+                _logger.debug("a hint to other replicas got lost: %r", error)
+                connection.terminate()
                 return
             await asyncio.sleep(_GATHER_SECONDS)
 

@@ -7,8 +7,10 @@ what a function of yours does; and the time limit ends a statement where it stan
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from rotor_actors.errors import (
@@ -205,6 +207,10 @@ class Transacting:
         return payload
 
     async def _begin(self, connection: Any, n: int, key: bytes, call: TransactionCall) -> Any:
+        async with _answered(connection, call.timeout + _MARGIN_SECONDS):
+            return await self._begun(connection, n, key, call)
+
+    async def _begun(self, connection: Any, n: int, key: bytes, call: TransactionCall) -> Any:
         known = await connection.fetchrow(within(_FIND, self._schema), n, key)
         if known is None:
             await connection.execute("BEGIN")
@@ -227,11 +233,16 @@ class Transacting:
 
     async def _undo(self, connection: Any) -> None:
         try:
-            await connection.execute("ROLLBACK")
+            async with _answered(connection, _MARGIN_SECONDS):
+                await connection.execute("ROLLBACK")
         except Exception:
             connection.terminate()  # then the server does it
 
     async def _keep(self, connection: Any, me: int, n: int, key: bytes, payload: bytes, call: TransactionCall) -> None:
+        async with _answered(connection, call.timeout + _MARGIN_SECONDS):
+            await self._kept(connection, me, n, key, payload, call)
+
+    async def _kept(self, connection: Any, me: int, n: int, key: bytes, payload: bytes, call: TransactionCall) -> None:
         try:
             is_kept = await connection.fetchval(within(_KEEP, self._schema), me, n, key, payload, crc(payload))
         except Exception as error:
@@ -269,3 +280,14 @@ class Transacting:
                 f"{self._name}: the memo of the transaction of {where} does not match its checksum"
             )
         return payload
+
+
+@asynccontextmanager
+async def _answered(connection: Any, seconds: float) -> AsyncGenerator[None]:
+    """Not for ever: all commits wait for it, and a connection may have been dropped on its way without a word."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        connection.terminate()
+        raise
