@@ -29,7 +29,12 @@ def _more(condition: str, order: str, source: str = "@.rotor_runs AS r") -> str:
 
 
 _DUE = f"r.is_parked AND r.wake_at <= (SELECT @.rotor_now()) AND {_MINE} AND {_NOT_FOR_ANOTHER}"
-_WRITTEN_TO = f"r.is_parked AND {_MINE} AND {_NOT_FOR_ANOTHER} AND r.n IN (SELECT addressee FROM @.rotor_mail WHERE addressee > 0)"
+# Those that there is mail for are looked up one by one; those that sleep may be very many, and so the index of these must
+# not be walked, whatever the statistics say: a cast keeps it out.
+_WRITTEN_TO = (
+    f"r.n = ANY (ARRAY(SELECT DISTINCT addressee FROM @.rotor_mail WHERE addressee > 0)) AND r.is_parked::integer = 1 "
+    f"AND {_MINE} AND {_NOT_FOR_ANOTHER}"
+)
 _MAY_RUN = f"({_MINE} OR r.cancel IS NOT NULL AND NOT {_ANYBODYS}) AND {_NOT_FOR_ANOTHER}"
 _TO_CANCEL = f"r.cancel IS NOT NULL AND {_MAY_RUN}"
 
