@@ -26,6 +26,7 @@ from rotor_actors.records import (
     MailSent,
     Outcome,
     OutcomeStatus,
+    RunRow,
     RunWatched,
     StepRow,
     Together,
@@ -120,9 +121,13 @@ class Asking(Feature):
         self._waiting[number] = future
         body = msgspec.msgpack.encode(make(Asker(-self._sharing.replica, number)))
         entries: list[Entry] = [MailSent(to, kind, body)]
+
+        def unanswered(_: RunRow) -> None:
+            _resolve(future, None)
+
         if to != COORDINATOR:
             entries.append(RunWatched(to, -self._sharing.replica))
-            self._remote.when_ended(to, lambda _: _resolve(future, None))
+            self._remote.when_ended(to, unanswered)
         seq = kernel.journal.append(Together(entries))
         clock = kernel.ports.clock
         alarm = clock.call_at(clock.now() + ANSWER_SECONDS, partial(_give_up, future, what))
@@ -132,6 +137,7 @@ class Asking(Feature):
         finally:
             alarm.cancel()
             self._waiting.pop(number, None)
+            self._remote.no_longer(to, unanswered)
             if future.done() and not future.cancelled():
                 future.exception()  # the caller may be told of something else first
 

@@ -123,6 +123,19 @@ class RemoteRuns:
         """
         self._on_end.setdefault(n, []).append(tell)
 
+    def no_longer(self, n: int, tell: Callable[[RunRow], None]) -> None:
+        """`tell` need not be called any more: a run may live for years, and be asked something each second."""
+        tells = self._on_end.get(n, [])
+        if tell in tells:
+            tells.remove(tell)
+        if not tells:
+            self._on_end.pop(n, None)
+
+    @property
+    def awaited_ends(self) -> int:
+        """How many want to be told of an end."""
+        return sum(map(len, self._on_end.values()))
+
     def ended(self, row: RunRow) -> None:
         """A run that was watched for this replica has ended, durably."""
         stand_in = self._stand_ins.pop(row.n, None)

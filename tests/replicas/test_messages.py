@@ -41,7 +41,13 @@ async def listener(ctx: Context, signal: str) -> str:
     return await ctx.step.wait_for_signal("listen", signal=signal, timeout="1h", returns=str)
 
 
-ALL = (waiter, triggered, triggered_once, teller, listener)
+@workflow(id="patient")
+async def patient(ctx: Context) -> None:
+    for number in range(10):
+        await ctx.step.wait_for_signal(f"listen {number}", signal="more", timeout="1h", returns=str)
+
+
+ALL = (waiter, triggered, triggered_once, teller, listener, patient)
 
 
 async def test_an_event_reaches_steps_that_wait_on_any_replica() -> None:
@@ -147,6 +153,22 @@ async def test_a_signal_reaches_a_run_of_any_replica_once() -> None:
         assert await fleet.clock.until(handle.result()) in ("one", "two")
         with pytest.raises(SignalNotFoundError):
             await first.signal("go", "three")
+
+
+async def test_of_signals_to_a_run_that_lives_on_nothing_is_kept() -> None:
+    async with Fleet(*ALL) as fleet:
+        first, second = await fleet.open(), await fleet.open()
+        handle = await second.start(patient)
+        await fleet.settle()
+        for number in range(5):
+            await fleet.clock.until(first.signal("more", str(number)))
+            await fleet.settle()
+        remote = fleet.service_of(first).engine.finishing.remote
+        assert remote is not None
+        assert remote.awaited_ends == 0
+        row = fleet.database.find(handle.run_id)
+        assert row is not None
+        assert row.status is RunStatus.RUNNING
 
 
 async def test_a_signal_for_a_run_that_ends_meanwhile_is_not_found() -> None:
