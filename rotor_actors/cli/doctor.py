@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rotor_actors.cli.finding import Finding
 from rotor_actors.cli.main import DONE, FAILED
-from rotor_actors.cli.output import print_rows
+from rotor_actors.cli.output import is_clipped, print_rows
 from rotor_actors.cli.shared_doctor import shared_store
 from rotor_actors.cli.stores import has_one_owner
 from rotor_actors.control import ControlError, ControlTimeoutError, ask, is_possible
@@ -47,6 +47,10 @@ def doctor(options: argparse.Namespace) -> int:
             name = check.func.__name__ if isinstance(check, partial) else "check"
             findings.append(Finding(name.strip("_"), "problem", f"{type(error).__name__}: {error}"))
     print_rows([finding._asdict() for finding in findings], Finding._fields, options.output)
+    if options.output == "table":
+        for finding in findings:
+            if finding.state != "ok" and is_clipped(finding.found, finding.remedy):
+                print(f"\n{finding.check}: {finding.found}" + f"\n  {finding.remedy}" * bool(finding.remedy))
     return FAILED if any(finding.state == "problem" for finding in findings) else DONE
 
 
@@ -142,7 +146,7 @@ def _owner(path: Path) -> Iterator[Finding]:
     try:
         owner = ask(path, "ping", within=_PATIENCE)
     except ControlTimeoutError:
-        yield Finding("owner", "error", f"the process that has the store open does not answer within {_PATIENCE}",
+        yield Finding("owner", "problem", f"the process that has the store open does not answer within {_PATIENCE}",
                       "its event loop is blocked: look where (py-spy dump), and put what blocks into a sync step")  # fmt: skip
         return
     except ControlError:

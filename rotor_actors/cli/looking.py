@@ -20,6 +20,7 @@ from rotor_actors.errors import DurationError
 from rotor_actors.exports import each_run, export_tree
 from rotor_actors.runtime_view import RuntimeView
 from rotor_actors.views import RunInfo
+from rotor_actors.waits import Reason
 
 _COLUMNS = ("run_id", "workflow_id", "status", "created_at", "took", "note")
 
@@ -130,7 +131,7 @@ def row_of(run: RunInfo) -> dict[str, Any]:
     return {
         **msgspec.to_builtins(run, enc_hook=str, builtin_types=(datetime,)),
         "took": took(run),
-        "note": error or run.reason or run.waiting_for,
+        "note": error or run.reason or ("" if run.waiting_for == Reason.OWNER else run.waiting_for),
     }
 
 

@@ -75,11 +75,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Given(argparse.Action):
+    """Keeps in mind that it was said, and is no default."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.store_given = True
+
+
 def _command(commands: Any, name: str, module: str, function: str, help: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-    parser.set_defaults(module=module, function=function)
+    parser.set_defaults(module=module, function=function, store_given=False)
     parser.add_argument(
-        "--store", default=os.environ.get("ROTOR_STORE", "rotor.db"), metavar="STORE",
+        "--store", default=os.environ.get("ROTOR_STORE", "rotor.db"), metavar="STORE", action=_Given,
         help="the store: a file, or a URL (default: $ROTOR_STORE, or rotor.db)",
     )  # fmt: skip
     return parser

@@ -54,6 +54,11 @@ def print_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
         print("  ".join(cells).rstrip())
 
 
+def is_clipped(*texts: str) -> bool:
+    """Has a table too little room for one of them?"""
+    return any(_clipped(text) != " ".join(text.split()) for text in texts)
+
+
 def _clipped(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 1]}…"

@@ -23,7 +23,8 @@ from rotor_actors.runtime_view import RuntimeView
 
 def serve(options: argparse.Namespace) -> int:
     """Keep a runtime open until SIGTERM or Ctrl-C; or with `--replicas` that many, each in a process of its own."""
-    runtime = load_runtime(options.app, options.store)
+    was_asked_for = options.store_given and not options.supervised  # our own children are always told one
+    runtime = load_runtime(options.app, options.store, must_use_store=was_asked_for)
     if options.replicas is not None:
         return serve_replicas(runtime, options)
     asyncio.run(_serve(runtime, options))

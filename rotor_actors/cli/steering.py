@@ -120,7 +120,10 @@ def unpause(options: argparse.Namespace) -> int:
 def send(options: argparse.Namespace) -> int:
     """Send an event."""
     started = _perform(options, "send", name=options.event, data=parse_data(options.data), id=options.id)
-    print_rows([{"run_id": run_id} for run_id in started], ["run_id"], options.output)
+    if started or options.output != "table":
+        print_rows([{"run_id": run_id} for run_id in started], ["run_id"], options.output)
+    else:
+        print(f"sent {options.event}; it started no run", file=sys.stderr)
     return DONE
 
 

@@ -49,12 +49,20 @@ def workflows_beside(target: str) -> list[Workflow[Any, Any]]:
     return [value for value in vars(module).values() if isinstance(value, Workflow)]
 
 
-def load_runtime(target: str, store: str) -> Runtime:
-    """A runtime from what `module:name` names: one, a function that makes one, or workflows. Raises UsageError."""
+def load_runtime(target: str, store: str, *, must_use_store: bool = False) -> Runtime:
+    """A runtime from what `module:name` names: one, a function that makes one, or workflows.
+
+    Raises:
+        UsageError: it is nothing of that; or it has a store of its own, and `must_use_store`.
+    """
     found = load(target)
     if callable(found) and not isinstance(found, Workflow | Runtime):
         found = found()
     if isinstance(found, Runtime):
+        if must_use_store:
+            raise UsageError(
+                f"{target!r} has a store of its own, so --store would not be used: leave it out, or name workflows"
+            )
         return found
     if isinstance(found, Workflow):
         chosen: Workflow[Any, Any] = found  # pyright: ignore[reportUnknownVariableType]

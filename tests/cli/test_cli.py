@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_kit import rotor, rotor_json, start_rotor
 
-from rotor_actors.cli.main import make_parser
+from rotor_actors.cli import doctor
+from rotor_actors.cli.finding import Finding
+from rotor_actors.cli.main import main, make_parser
+from rotor_actors.control import ControlTimeoutError
 
 
 def test_run_prints_the_result_on_stdout_and_all_else_on_stderr(tmp_path: Path) -> None:
@@ -275,3 +280,38 @@ def test_the_dashboard_of_a_file_that_another_process_owns_shows_it_and_has_that
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.communicate(timeout=30)
+
+
+def test_what_a_table_of_the_doctor_cuts_short_is_said_in_full_below(tmp_path: Path) -> None:
+    url = "postgresql://nobody@127.0.0.1:1/a_database_with_a_name_that_is_longer_than_a_column"
+    ill = rotor("doctor", "--store", url, cwd=tmp_path)
+    assert ill.returncode == 1
+    assert "start the server, or check host and port" in ill.stdout
+
+
+def test_an_owner_that_hangs_is_a_problem_for_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hangs(*_: Any, **__: Any) -> None:
+        raise ControlTimeoutError("no answer within 5s")
+
+    def unread(_: Path) -> Iterator[Finding]:
+        return iter(())
+
+    (tmp_path / "rotor.db").touch()
+    monkeypatch.setattr(doctor, "_store", unread)
+    monkeypatch.setattr(doctor, "ask", hangs)
+    assert main(["doctor", "--store", str(tmp_path / "rotor.db")]) == 1
+    assert "its event loop is blocked" in capsys.readouterr().out
+
+
+def test_a_store_beside_a_runtime_that_has_its_own_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("from rotor_actors import Runtime\ndef app():\n    return Runtime('own.db')\n")
+    refused = rotor("serve", "own:app", "--store", "other.db", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "'own:app' has a store of its own, so --store would not be used" in refused.stderr
+
+
+def test_an_event_that_starts_nothing_is_said_to_be_sent(tmp_path: Path) -> None:
+    sent = rotor("send", "nobody.asked", cwd=tmp_path)
+    assert (sent.returncode, sent.stdout, sent.stderr) == (0, "", "sent nobody.asked; it started no run\n")

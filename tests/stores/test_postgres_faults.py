@@ -83,6 +83,8 @@ def store() -> Iterator[PostgresStore]:
         ("postgresql://user:geheim@host/db?schema=a-b", "schema 'a-b' cannot be used"),
         ("postgresql://user:geheim@host/db?schema=", "schema '' cannot be used"),
         ("postgresql://user:geheim@host/db?pgbouncer=perhaps", "write pgbouncer=1"),
+        ("postgresql://user:geheim@host/db?lease=5s", r"lease is no option of a URL: PostgresStore\(url, lease=…\)"),
+        ("postgresql://user:geheim@host/db postgresql://user:geheim@host/other", "give a list of URLs"),
     ],
 )
 def test_a_url_that_is_none_is_refused_and_its_password_is_not_told(url: str, word: str) -> None:
@@ -504,3 +506,8 @@ def test_a_database_that_becomes_read_only_is_named(mortal: PostgresServer) -> N
         (mortal.data / "postgresql.auto.conf").write_text("")
         mortal.start()
     store.close()
+
+
+def test_an_option_of_the_url_that_nobody_knows_is_named() -> None:
+    with pytest.raises(StoreError, match=r"a URL has the options schema and pgbouncer.*shema"):
+        PostgresStore(f"{a_url()}?shema=a").open()

@@ -14,6 +14,8 @@ from rotor_actors.stores.urls import without_password
 SCHEMES = ("postgresql", "postgres")
 _EXAMPLE = "postgresql://user:password@host:5432/database?schema=rotor"
 _OURS = ("schema", "pgbouncer")
+_ARGUMENTS = ("lease", "timeout")
+_SEVERAL = re.compile(r"\spostgres(ql)?://", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _PORT = re.compile(r"(?:\[[^\[\]@]*\]|[^\[\]:@]*)(?::(\d*))?")
 _YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -53,6 +55,8 @@ def parsed(url: str, schema: str | None = None, is_pooled: bool | None = None) -
     if not isinstance(url, str) or not is_postgres(url):
         got = repr(without_password(url) if isinstance(url, str) else url)
         raise StoreError(f"expected the URL of a PostgreSQL database, such as {_EXAMPLE}; got {got}")
+    if _SEVERAL.search(url):
+        raise StoreError("several databases in one text: give a list of URLs, Runtime([url, url])")
     try:
         parts = urlsplit(url)
     except ValueError:  # what it says may hold the password
@@ -64,6 +68,9 @@ def parsed(url: str, schema: str | None = None, is_pooled: bool | None = None) -
         )
     options = parse_qsl(parts.query, keep_blank_values=True)
     ours = {key: value for key, value in options if key in _OURS}
+    for key, _ in options:
+        if key in _ARGUMENTS:
+            raise StoreError(f"{without_password(url)}: {key} is no option of a URL: PostgresStore(url, {key}=…)")
     dsn = urlunsplit(parts._replace(query=urlencode([each for each in options if each[0] not in _OURS])))
     name = without_password(dsn)
     chosen = schema if schema is not None else ours.get("schema")

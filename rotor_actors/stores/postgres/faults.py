@@ -31,6 +31,11 @@ _BY_STATE: dict[str, tuple[type[StoreError], str]] = {
         "permission denied: the user must be able to create tables in the schema, once, and to read and write them: "
         "GRANT USAGE, CREATE ON SCHEMA … TO …",
     ),
+    "42704": (
+        StoreError,
+        "something that was named is not there; if the URL names it: a URL has the options schema and pgbouncer, libpq's, "
+        "and the server's own parameters",
+    ),
     "53300": (StoreUnavailableError, "the server has no connection left; raise max_connections, or use PgBouncer"),
     "57P03": (StoreUnavailableError, "the server is starting up or shutting down"),
     "57P01": (StoreUnavailableError, "the server ended the connection; what was under way may be durable or not"),
