@@ -332,6 +332,17 @@ class SharedStoreConformance:
         b.declare("b", [Declared("flow", versions)])
         assert claim(b) == ([run.n] if fits else [])
 
+    def test_labels_workflows_and_versions_are_shown_as_they_were_given(self, a: SharedStore, b: SharedStore) -> None:
+        workflow_id, version = "w\0'\1;--", "\0\1"
+        [run] = created(a, 1, workflow_id=workflow_id, version=version)
+        a.declare("l\0\1'\"", [Declared(workflow_id, (version,))])
+        a.commit([RunsReleased([run.n])])
+        [row] = [each for each in b.replicas() if each.number == a.replica]
+        assert (row.label, row.declared) == ("l\0\1'\"", [Declared(workflow_id, (version,))])
+        assert [(each.workflow_id, each.version, each.is_declared) for each in b.unowned()] == [
+            (workflow_id, version, True)
+        ]
+
     def test_a_parked_run_is_claimed_when_it_is_due(self, a: SharedStore, b: SharedStore) -> None:
         now = a.beat()
         assert now is not None

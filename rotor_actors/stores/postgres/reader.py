@@ -14,7 +14,7 @@ from rotor_actors.stores.postgres import queries
 from rotor_actors.stores.postgres.address import Address, within
 from rotor_actors.stores.postgres.io_thread import IOThread
 from rotor_actors.stores.postgres.link import Link
-from rotor_actors.stores.postgres.texts import TextColumns, escaped
+from rotor_actors.stores.postgres.texts import TextColumns, escaped, unescaped
 from rotor_actors.stores.shared import Declared, OwnershipCount, RemoteChild, ReplicaRow
 from rotor_actors.stores.sqlite_reading import Decoder
 
@@ -158,14 +158,15 @@ class PostgresReader:
     def replicas(self) -> list[ReplicaRow]:
         rows, declared = self._snapshot((queries.REPLICAS, ()), (queries.DECLARED, ()))
         found = [
-            ReplicaRow(number, label, began_at, lease_until, [], is_coordinator, is_draining, owned)
+            ReplicaRow(number, unescaped(label), began_at, lease_until, [], is_coordinator, is_draining, owned)
             for number, label, began_at, lease_until, is_draining, is_coordinator, owned in rows
         ]
         by_number = {row.number: row for row in found}
         for number, workflow_id, versions in declared:
             if number in by_number:
                 of_it = by_number[number].declared
-                of_it.append(Declared(workflow_id, None if versions is None else tuple(versions)))
+                known = None if versions is None else tuple(map(unescaped, versions))
+                of_it.append(Declared(unescaped(workflow_id), known))
         return found
 
     def database_time(self) -> float:
@@ -177,7 +178,11 @@ class PostgresReader:
         return dict(self._all(queries.OWNERS, (ns,), tuple))
 
     def unowned(self) -> list[OwnershipCount]:
-        return self._all(queries.UNOWNED, (), lambda row: OwnershipCount(*row))
+        def count(row: Any) -> OwnershipCount:
+            workflow_id, version, *counts = row
+            return OwnershipCount(unescaped(workflow_id), None if version is None else unescaped(version), *counts)
+
+        return self._all(queries.UNOWNED, (), count)
 
     def remote_children(self, ns: list[int]) -> list[RemoteChild]:
         decoding = self._decoding
