@@ -46,7 +46,8 @@ class Lease:
             self.lose(
                 ReplicaFencedError(
                     f"this replica could not renew its lease of {self.seconds:g} s in time (the database was away, or the "
-                    f"event loop was blocked): its runs may have been given to others"
+                    f"event loop was blocked): its runs may have been given to others; it "
+                    f"begins anew as another one"
                 )
             )
             return False
@@ -109,7 +110,11 @@ class Heart:
 
     def _answered(self, now: float | None, sent_at: float, answered_at: float) -> None:
         if now is None:
-            self._lease.lose(ReplicaFencedError("this replica's lease had run out: its runs were given to others"))
+            self._lease.lose(
+                ReplicaFencedError(
+                    "this replica's lease had run out: its runs were given to others; it begins anew as another one"
+                )
+            )
             return
         self._lease.renewed(sent_at)
         self._on_time(now, sent_at, answered_at)

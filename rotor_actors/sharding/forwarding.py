@@ -13,7 +13,7 @@ import msgspec
 
 from rotor_actors.errors import RotorError
 from rotor_actors.events.outbox import SPACE
-from rotor_actors.records import Entry, ItemDropped, Together
+from rotor_actors.records import Entry, ItemDropped, ItemRow, Together
 from rotor_actors.sharding.part import Part
 from rotor_actors.step_specs import EventRecord
 from rotor_actors.stores.base import ItemQuery
@@ -61,8 +61,19 @@ class Forwarding:
         assert part is not None
         while items := await part.read(lambda store: store.items(ItemQuery(SPACE, limit=_MOST))):
             for item in items:
-                events = msgspec.msgpack.decode(item.body or b"\x90", type=tuple[EventRecord, ...])
+                events = _events_of(item)
                 for other in self._others:
                     await other.deliver(events)
             dropped: list[Entry] = [ItemDropped(SPACE, item.key) for item in items]
             await part.append(Together(dropped))
+
+
+def _events_of(item: ItemRow) -> tuple[EventRecord, ...]:
+    if item.is_damaged:
+        # It goes all the same: nothing can be read from it any more, and it must not keep the others waiting.
+        _logger.error(
+            "events that a step sent (item %r of %r) are lost to the other shards: the item does not match its checksum, "
+            "the database was damaged; restore a backup, or send them again",
+            item.key, SPACE,
+        )  # fmt: skip
+    return msgspec.msgpack.decode(item.body or b"\x90", type=tuple[EventRecord, ...])

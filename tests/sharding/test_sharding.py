@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from rotor_actors import (
@@ -32,10 +33,14 @@ from rotor_actors.errors import (
     StoreError,
     WorkflowCancelledError,
 )
+from rotor_actors.events.outbox import SPACE as OUTBOX
 from rotor_actors.observing import Observer
+from rotor_actors.records import Entry, ItemRow
 from rotor_actors.sharding import Shard
 from rotor_actors.sharding.forwarding import Forwarding
+from rotor_actors.sharding.part import Part
 from rotor_actors.sharding.placement import Placement, named
+from rotor_actors.step_specs import EventRecord
 from rotor_actors.stores.shared_memory import SharedDatabase, SharedMemoryStore
 
 pytestmark = pytest.mark.asyncio
@@ -298,6 +303,34 @@ async def test_an_event_that_a_step_sends_reaches_the_other_shards() -> None:
         await completed(runtime, "on-gong", 4)
         await asyncio.sleep(0.05)  # for what should not come
         assert len(await runtime.runs(workflow="on-gong")) == 4, "each started one run, in one shard"
+
+
+async def test_a_damaged_item_of_the_outbox_is_told_and_keeps_no_other_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sent = EventRecord("gong", b"\x01", id="intact")
+    outbox = [
+        ItemRow(OUTBOX, "1:broken", None, is_damaged=True),
+        ItemRow(OUTBOX, "2:intact", msgspec.msgpack.encode((sent,))),
+    ]
+    delivered: list[str] = []
+
+    async def read(_: Any) -> list[ItemRow]:
+        return list(outbox)
+
+    async def append(_: Entry) -> None:
+        outbox.clear()
+
+    async def deliver(events: Sequence[EventRecord]) -> list[str]:
+        delivered.extend(each.id for each in events)
+        return []
+
+    part = Part(read, append, deliver)
+    forwarding = Forwarding()
+    forwarding.begin(part, [part])
+    await forwarding.forward()
+    assert delivered == ["intact"]
+    assert "item '1:broken' of 'events-out'" in caplog.text
 
 
 async def test_events_in_the_outbox_of_a_process_that_died_are_sent_by_the_next(
