@@ -22,6 +22,8 @@ class IOThread:
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._door = threading.Lock()
+        """What comes in, comes in before the loop is told to stop, or not at all: nobody waits for what nobody does."""
 
     @property
     def is_running(self) -> bool:
@@ -46,12 +48,9 @@ class IOThread:
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Begin the work in the thread. Raises StoreError when it is not running."""
-        loop = self._loop
-        try:
-            if loop is not None:
-                return asyncio.run_coroutine_threadsafe(work, loop)
-        except RuntimeError:
-            pass  # it has just ended
+        with self._door:
+            if self._loop is not None:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
         work.close()
         raise StoreError(f"{self._name}: the store is closed")
 
@@ -66,9 +65,11 @@ class IOThread:
 
     def stop(self) -> None:
         """End it, and what is under way in it. Stopping twice is fine."""
-        loop, self._loop = self._loop, None
+        with self._door:
+            loop, self._loop = self._loop, None
+            if loop is not None:
+                loop.call_soon_threadsafe(loop.stop)
         if loop is not None and self._thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
             self._thread.join()
             self._thread = None
 
@@ -76,6 +77,7 @@ class IOThread:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
+            loop.run_until_complete(_pass())  # who waits for what has just been done is told so
             for _ in range(_ROUNDS):  # what is cancelled may begin something: asyncpg has the server told of it
                 left = asyncio.all_tasks(loop)
                 for task in left:
@@ -85,3 +87,9 @@ class IOThread:
                 loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         finally:
             loop.close()
+
+
+async def _pass() -> None:
+    """Let the loop go round, for what was done in its last round to be handed on."""
+    for _ in range(_ROUNDS):
+        await asyncio.sleep(0)
