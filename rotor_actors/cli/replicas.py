@@ -34,7 +34,10 @@ def replicas(options: argparse.Namespace) -> int:
         shown = {"replicas": msgspec.to_builtins(found, enc_hook=str), "unowned": msgspec.to_builtins(unowned)}
         print(as_json(shown, indent=2 if options.output == "json" else 0))
     else:
-        print_rows([row_of(each) for each in found], _COLUMNS, "table")
+        if found:
+            print_rows([row_of(each) for each in found], _COLUMNS, "table")
+        else:
+            print("no replica has the store open", file=sys.stderr)
         if unowned:
             print("\nruns that nobody owns", file=sys.stderr)
             print_rows([_unowned_row(each) for each in unowned], _UNOWNED, "table")
@@ -44,7 +47,7 @@ def replicas(options: argparse.Namespace) -> int:
 def row_of(replica: ReplicaInfo) -> dict[str, Any]:
     """What a table has room for."""
     workflows = (name if versions is None else f"{name}@{'|'.join(versions)}"
-                 for name, versions in replica.workflows.items())  # fmt: skip
+                 for name, versions in replica.workflows.items() if not _is_undo_of(name, replica))  # fmt: skip
     roles = {"coordinator": replica.is_coordinator, "draining": replica.is_draining}
     return {
         "replica": replica.label,
@@ -55,6 +58,11 @@ def row_of(replica: ReplicaInfo) -> dict[str, Any]:
         "role": " ".join(role for role, has in roles.items() if has),
         "workflows": " ".join(workflows),
     }
+
+
+def _is_undo_of(name: str, replica: ReplicaInfo) -> bool:
+    """What undoes the steps of a workflow comes with it, and is not worth the room."""
+    return name.endswith(".undo") and name.removesuffix(".undo") in replica.workflows
 
 
 def _unowned_row(each: UnownedRuns) -> dict[str, Any]:

@@ -122,6 +122,7 @@ def test_runs_that_no_replica_can_run_are_named_and_can_be_cancelled(url: str, t
     done = rotor("replicas", *at, cwd=tmp_path)
     assert done.returncode == 1, "for scripts and alarms"
     assert "no replica can run them" in done.stdout
+    assert "no replica has the store open" in done.stderr
     ill = rotor("doctor", *at, cwd=tmp_path)
     assert ill.returncode == 1
     assert "1 of workflow cli-nap: nobody can run them" in ill.stdout

@@ -19,6 +19,7 @@ from postgres_server import PostgresServer
 
 from rotor_actors import PostgresStore, Runtime, RuntimeView
 from rotor_actors.errors import (
+    DurationError,
     ReplicaFencedError,
     StoreCorruptedError,
     StoreError,
@@ -511,3 +512,8 @@ def test_a_database_that_becomes_read_only_is_named(mortal: PostgresServer) -> N
 def test_an_option_of_the_url_that_nobody_knows_is_named() -> None:
     with pytest.raises(StoreError, match=r"a URL has the options schema and pgbouncer.*shema"):
         PostgresStore(f"{a_url()}?shema=a").open()
+
+
+def test_a_lease_too_short_to_be_kept_is_refused() -> None:
+    with pytest.raises(DurationError, match=r"lease='10ms' must be at least 1"):
+        a_store(lease="10ms")

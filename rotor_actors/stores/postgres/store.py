@@ -45,6 +45,8 @@ _ATTEMPTS = 10
 _RUNS_PER_FREEING = 5_000
 _REAPS_PER_TIDYING = 60
 _CONFLICTS = ("rotor_runs_by_id", "rotor_mail_once")
+_SHORTEST_LEASE = 1.0
+"""A lease that ends between two beats of a loaded machine is none."""
 
 
 class PostgresStore(PostgresReader):
@@ -54,7 +56,7 @@ class PostgresStore(PostgresReader):
         url: `postgresql://user:password@host:port/database`; its options are libpq's, and two of ours: `schema=` and
             `pgbouncer=1`.
         schema: where its tables are; it is created when missing. The first of the user's search path if not given.
-        lease: after how long without a sign of life others take over what this replica owns.
+        lease: after how long without a sign of life others take over what this replica owns; at least a second.
         timeout: after how long a call that got no answer is given up.
         pgbouncer: connections go through PgBouncer in transaction mode. Replicas then look for messages each second,
             instead of being told.
@@ -73,7 +75,7 @@ class PostgresStore(PostgresReader):
         pgbouncer: bool | None = None,
     ) -> None:
         super().__init__(parsed(url, schema, pgbouncer), seconds(timeout, name="timeout", exclusive=True))
-        self.lease = seconds(lease, name="lease", exclusive=True)
+        self.lease = seconds(lease, name="lease", minimum=_SHORTEST_LEASE)
         self._hint: Callable[[], None] = _no_hint
         self._reaps = 0
 
