@@ -44,6 +44,7 @@ class Link:
         self._is_cached = is_cached and not address.is_pooled
         self._connection: Any = None
         self._turn = asyncio.Lock()
+        self._is_closed = False
 
     async def use(self, doing: str, act: Callable[[Any], Awaitable[T]], timeout: float | None = None) -> T:
         """Do something with the connection when it is free; whatever goes wrong is raised as one of our errors."""
@@ -66,7 +67,11 @@ class Link:
 
     async def _ready(self) -> Any:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await self._connect()
+            connection = await self._connect()
+            if self._is_closed:  # meanwhile: nobody would ever hang up
+                connection.terminate()
+                raise StoreError(f"{self._address.name}: the store was closed meanwhile")
+            self._connection = connection
         return self._connection
 
     async def _connect(self) -> Any:
@@ -78,7 +83,8 @@ class Link:
         )
 
     async def close(self) -> None:
-        """Say good-bye, or if nobody listens, hang up."""
+        """Say good-bye, or if nobody listens, hang up. It is not used again."""
+        self._is_closed = True
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
