@@ -8,12 +8,12 @@ import msgspec
 
 from rotor_actors.access import Access
 from rotor_actors.cancellation import Cancellation, CancelReport
-from rotor_actors.engine import Engine
 from rotor_actors.error_texts import bounded
 from rotor_actors.errors import StoreError
 from rotor_actors.records import RunRow, RunStatus, Together
 from rotor_actors.replicas.elsewhere import Elsewhere
 from rotor_actors.run import Phase
+from rotor_actors.service import Service
 from rotor_actors.step import decode_reason
 
 
@@ -49,12 +49,13 @@ class Controlling(Access):
         engine, service = self._open(), self._service
         assert service is not None
         run = engine.tree.find(run_id) or await self._live_or_ended(run_id)
+        service.check_open()  # what is begun on an engine that has been given up comes to no end
         if isinstance(run, RunRow):
             if engine.finishing.remote is not None and _was_cancelled(run, reason, began_at):
                 return await self._report_of(Elsewhere(engine, engine.finishing.remote, run, [run.n], [], reason), run)
             return CancelReport(already_ended=[run_id])
         if run.phase is Phase.REMOTE:
-            return await self._cancel_elsewhere(engine, run.row, reason)
+            return await self._cancel_elsewhere(service, run.row, reason)
         if run.cancellation is None:
             Cancellation(engine, engine.finishing, [run], reason).begin()
         cancellation = run.cancellation
@@ -69,11 +70,13 @@ class Controlling(Access):
         cancelled = [*report.cancelled, *(run_id for run_id in others.cancelled if run_id not in known)]
         return msgspec.structs.replace(report, cancelled=cancelled, stuck=[*report.stuck, *others.stuck])
 
-    async def _cancel_elsewhere(self, engine: Engine, row: RunRow, reason: str) -> CancelReport:
+    async def _cancel_elsewhere(self, service: Service, row: RunRow, reason: str) -> CancelReport:
         """Ask whoever owns it, or will claim it."""
+        engine = service.engine
         assert engine.finishing.remote is not None
         elsewhere = Elsewhere(engine, engine.finishing.remote, row, [], [row.n], bounded(reason))
         await engine.journal.durable(engine.journal.append(Together(elsewhere.entries())))
+        service.check_open()
         return await self._report_of(elsewhere, row)
 
     async def _report_of(self, elsewhere: Elsewhere, row: RunRow) -> CancelReport:

@@ -135,6 +135,7 @@ class Elsewhere:
                 self.report = await kernel.ports.reader.call(cancelled)
         except StoreError as error:
             kernel.journal.fail(error)
+            self.cut_off()  # the loss may have been dealt with before this began: nobody else would do it
             return
         if found:
             kernel.journal.append(Together(self._remote.cancel_entries(found, self._reason)))

@@ -14,7 +14,7 @@ import msgspec
 
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.engine import Engine
-from rotor_actors.records import CancelNote, ItemRow, RunFlag, RunRow, RunStatus
+from rotor_actors.records import STICKY_FLAGS, CancelNote, ItemRow, RunFlag, RunRow, RunStatus
 from rotor_actors.recovery import Recovery
 from rotor_actors.replicas.legible import legible_rows
 from rotor_actors.run import Phase, Run
@@ -84,6 +84,7 @@ class TakingIn:
         stub = self._engine.tree.get(claimed.live.row.n)
         if stub is None:
             return self._recovery.place(claimed.live)
+        claimed.live.row.flags |= stub.row.flags & STICKY_FLAGS  # what was said of it since it was claimed
         stub.row, stub.phase = claimed.live.row, Phase.STORED
         stub.seen_seq = max(stub.seen_seq, claimed.live.newest_seq)
         stub.workflow = self._engine.registry.get(stub.row.workflow_id)
@@ -157,7 +158,17 @@ def _surroundings(store: SharedStore, rows: list[RunRow], here: frozenset[int]) 
     ns = [row.n for row in rows]
     left: dict[int, str] = {}
     above = _climb(store, rows, here, left)
+    _spare_the_released(store, left)
     return _Surroundings(store.remote_children(ns), store.items_of(ns), above, left)
+
+
+def _spare_the_released(store: SharedStore, left: dict[int, str]) -> None:
+    """A parent may have let go of a run, and ended, after the run was claimed: the row that was claimed does not say so.
+    What is read now does, for it is read after the parent's end."""
+    if left:
+        for row in legible_rows(store, sorted(left)):
+            if row.flags & _OUTLIVES:
+                del left[row.n]
 
 
 def _climb(store: SharedStore, rows: list[RunRow], here: frozenset[int], left: dict[int, str]) -> dict[int, int]:

@@ -67,6 +67,22 @@ def test_a_universe_of_three_replicas_that_failed_once_passes(seed: int) -> None
     assert outcome.failure is None, outcome.failure
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        # A run was claimed, its parent timed out on it and ended, and only then it was taken in: by the row that was
+        # claimed, nobody had let go of it, and it was cancelled with its parent.
+        100047,
+        # A caller of `cancel` read in the store that the run had ended while its replica was given up: what was still
+        # to be swept was asked of the engine that was gone, and the caller was never answered.
+        100131,
+    ],
+)
+def test_a_wider_universe_of_three_replicas_that_failed_once_passes(seed: int) -> None:
+    outcome, _ = play(Job(3, 4, Settings(faults=replica_faults(1.0), replicas=3)), seed)
+    assert outcome.failure is None, outcome.failure
+
+
 def test_a_universe_that_is_over_is_forgotten() -> None:
     """Exceptions kept a frame of the run loop, and that a tuple which the collector does not look into: closed runtimes
     stayed in memory for good."""
