@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from rotor_actors.code_places import place_in
+from rotor_actors.errors import StoreError
 from rotor_actors.features import Feature
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import ItemPut, ItemRow, Kind
@@ -55,7 +56,10 @@ class Places(Feature):
 
     async def _load(self) -> None:
         ports = self._kernel.ports
-        self.open({SPACE: await ports.reader.call(partial(ports.store.items, ItemQuery(SPACE)))})
+        try:
+            self.open({SPACE: await ports.reader.call(partial(ports.store.items, ItemQuery(SPACE)))})
+        except StoreError as error:
+            self._kernel.journal.fail(error)  # as whatever else the store refuses: the next incarnation reads it
 
     def open(self, items: Mapping[str, list[ItemRow]]) -> None:
         for item in items[SPACE]:

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 import msgspec
 
 from rotor_actors import set_order
+from rotor_actors.errors import StoreError
 from rotor_actors.simulation.crashes import CrashPoint
 from rotor_actors.simulation.errors import InvariantError
 from rotor_actors.simulation.fence import fenced
 from rotor_actors.simulation.inline_threads import inline_threads
+from rotor_actors.simulation.loop import LIFE
 from rotor_actors.simulation.trace import TraceEvent
 from rotor_actors.simulation.universe import Settings, Universe
 
@@ -76,7 +78,11 @@ def run_universe(
     running = events._get_running_loop()
     events._set_running_loop(None)
     try:
-        with _steady(), inline_threads(), fenced(f"{seed}:process", settings.allow, is_thorough=is_thorough) as arm:
+        with (
+            _steady(universe),
+            inline_threads(),
+            fenced(f"{seed}:process", settings.allow, is_thorough=is_thorough) as arm,
+        ):
             universe.loop.before_step = arm
             try:
                 universe.loop.run_until_complete(universe.live(main))
@@ -122,16 +128,37 @@ def _take_down(universe: Universe, outcome: Outcome, *, with_hashes: bool) -> No
             outcome.disk_hash = universe.disk.digest()
 
 
+class _Criticals(logging.Handler):
+    """What the engine caught of its own errors, and went on: that fails a universe as if nobody had caught it. What it
+    says of a store that fails, or when it is dead already, is no news."""
+
+    def __init__(self, universe: Universe) -> None:
+        super().__init__(logging.CRITICAL)
+        self._universe = universe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        life = LIFE.get()
+        if error is None or isinstance(error, StoreError) or (life is not None and life.is_dead):
+            return
+        self._universe.loop.unhandled.append({"message": record.getMessage(), "exception": error})
+
+
 @contextmanager
-def _steady() -> Generator[None, None, None]:
+def _steady(universe: Universe) -> Generator[None, None, None]:
     """Without the cyclic collector, which would close generators at moments that no seed decides, and without log
     lines: what the engine has to say about a crash is no news here."""
-    was_enabled, level = gc.isenabled(), _logger.level
+    was_enabled, level, propagates = gc.isenabled(), _logger.level, _logger.propagate
+    criticals = _Criticals(universe)
     gc.disable()
-    _logger.setLevel(logging.CRITICAL + 1)
+    _logger.setLevel(logging.CRITICAL)
+    _logger.propagate = False
+    _logger.addHandler(criticals)
     try:
         yield
     finally:
+        _logger.removeHandler(criticals)
+        _logger.propagate = propagates
         _logger.setLevel(level)
         if was_enabled:
             gc.enable()

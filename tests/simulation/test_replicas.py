@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rotor_actors.places import Places
 from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.judge import Judge
 from rotor_actors.simulation.plan import Size
@@ -46,3 +47,12 @@ def test_its_choices_make_the_same_universe_again() -> None:
     )  # fmt: skip
     assert again.fired == first.fired
     assert again.trace_hash == first.trace_hash
+
+
+def test_an_error_that_the_engine_caught_and_logged_fails_the_universe(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def break_down(self: Places) -> None:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(Places, "_load", break_down)  # nothing of a run depends on it: nobody else would notice
+    failures = [play(seed, 3).failure for seed in range(5)]
+    assert any("no unhandled exception" in str(each) and "planted" in str(each) for each in failures), failures
