@@ -83,6 +83,21 @@ def test_a_wider_universe_of_three_replicas_that_failed_once_passes(seed: int) -
     assert outcome.failure is None, outcome.failure
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        # A child was withdrawn after it had been claimed, and another was invoked by its key: no place was found for it.
+        124,
+        # The judge took the second look of a cancellation at what hangs on the cancelled run for one without a reason.
+        109,
+    ],
+)
+def test_a_longer_universe_of_three_replicas_that_failed_once_passes(seed: int) -> None:
+    settings = Settings(faults=replica_faults(1.0), replicas=3)
+    outcome = run_universe(judged_replicas(Size(roots=3, ops=5, children=4), []), seed=seed, settings=settings)
+    assert outcome.failure is None, outcome.failure
+
+
 def test_a_universe_that_is_over_is_forgotten() -> None:
     """Exceptions kept a frame of the run loop, and that a tuple which the collector does not look into: closed runtimes
     stayed in memory for good."""

@@ -233,7 +233,10 @@ class ReplicaJudge(Judge):
         is_left = parent is not None and not is_let_go and (parent.row.n in ended_now or parent.has_ended)
         is_asked_for = any(each.row.run_id in self.cancels for each in ledger.above(top))
         is_marked = isinstance(fact, RunsCancelled) and top.row.n in ledger.cancels
-        is_above_cancelled = parent is not None and parent.row.n in ended_now
+        # Who cancels a run looks again for what hangs on it: what had been let go of is cancelled with it, too.
+        is_above_cancelled = parent is not None and (
+            parent.row.n in ended_now or parent.row.status is RunStatus.CANCELLED
+        )
         self.require(
             is_left or is_asked_for or is_marked or is_above_cancelled or fact.withdrawn == top.row.n,
             "25 cancelled for a reason",
