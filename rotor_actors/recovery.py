@@ -81,7 +81,9 @@ class Recovery:
         if parent is not None and parent.phase is Phase.REMOTE:
             parent = None  # a stub of ours: whoever owns the parent is told of the end by mail
         if parent is not None and row.parent_key is not None and parent.child(row.parent_key) is not None:
-            parent = None  # a scope withdrew it after it was claimed, and another is awaited by its key: it is cancelled
+            parent = (
+                None  # a scope withdrew it after it was claimed, and another is awaited by its key: it is cancelled
+            )
         run = Run(engine, row, parent, Phase.STORED)
         run.workflow = engine.registry.get(row.workflow_id)
         run.seen_seq = found.newest_seq
