@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from failures.cluster import Cluster, Replica
 
 SPREAD = ("--spill-above", "20", "--lease", "2")
@@ -11,6 +13,7 @@ def a_fan_out(cluster: Cluster, size: int, *options: str) -> list[Replica]:
     """Three replicas at work on one fan-out that the first has started."""
     replicas = cluster.add_all("abc", *SPREAD, *options)
     cluster.count_transitions()
+    time.sleep(1.0)  # a replica that has not heard of others yet keeps everything to itself
     replicas[0].do("start", workflow="fan-out", data=size, run_id="root")
     return replicas
 

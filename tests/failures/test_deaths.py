@@ -14,7 +14,7 @@ from postgres_server import PostgresServer
 
 
 def test_a_fan_out_survives_kill_9_of_its_owner(cluster: Cluster, size: int) -> None:
-    a, b, _ = a_fan_out(cluster, size)
+    a, b, _ = a_fan_out(cluster, size, "--hold", "0.1")
     cluster.wait_for_effects(size // 3)
     a.kill()
     check_fan_out(cluster, b, size)
