@@ -93,7 +93,7 @@ async def test_children_are_run_by_all_replicas_and_their_ends_come_to_the_paren
     [(live,)] = await replicas.execute("SELECT count(*) FROM {schema}.rotor_runs WHERE ended_at IS NULL")
     assert live == 0
     async with asyncio.timeout(10):  # what was just told is taken away with the next commit
-        while await replicas.execute("SELECT 1 FROM {schema}.rotor_mail"):
+        while await replicas.execute("SELECT 1 FROM {schema}.rotor_mail"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
