@@ -8,18 +8,15 @@ Needs the extra `bench`; without `dbos` a line says so. The two take turns, each
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import importlib.metadata
 import importlib.util
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from common import emit, median, options, parse, skip, tell
+from dbos_fan_out import fan_out_on_dbos
 from disk import new_store, scratch
 from host import Setup, Stopwatch, in_fresh_process, run
-from workloads import FanOut, child, fan_out, trivial
+from workloads import FanOut, child, fan_out
 
 from rotor_actors import Runtime
 
@@ -38,36 +35,7 @@ def measure_ours(setup: Setup, n: int) -> float:
 
 def measure_dbos(setup: Setup, n: int) -> float:
     with scratch(setup) as directory:
-        return run(setup, _fan_out_on_dbos(directory, n))
-
-
-async def _fan_out_on_dbos(directory: Path, n: int) -> float:
-    dbos: Any = importlib.import_module("dbos").DBOS
-    config = {"name": "bench", "system_database_url": f"sqlite:///{directory}/dbos.sqlite", "log_level": "ERROR",
-              "run_admin_server": False}  # fmt: skip
-    dbos(config=config)
-
-    # Called as coroutines under gather: of the ways to start children, the fastest here.
-    @dbos.step()  # type: ignore[untyped-decorator]
-    async def work(number: int) -> int:
-        return await trivial(number)
-
-    @dbos.workflow()  # type: ignore[untyped-decorator]
-    async def dbos_child(number: int) -> int:
-        return int(await work(number))
-
-    @dbos.workflow()  # type: ignore[untyped-decorator]
-    async def dbos_parent(children: int) -> int:
-        return sum(await asyncio.gather(*(dbos_child(number) for number in range(children))))
-
-    dbos.launch()
-    try:
-        watch = Stopwatch()
-        handle = await dbos.start_workflow_async(dbos_parent, n)
-        assert await handle.get_result() == FanOut(n).expected
-        return watch()
-    finally:
-        dbos.destroy()
+        return run(setup, fan_out_on_dbos(f"sqlite:///{directory}/dbos.sqlite", n))
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from common import emit, median, options, parse, percentile, skip, tell
+from dbos_fan_out import fan_out_on_dbos
 from host import Setup, Stopwatch, in_fresh_process
 from workloads import FanOut, trivial
 
@@ -222,34 +223,7 @@ def _ask(server: PostgresServer, statement: str) -> int:
 
 
 def dbos_fan_out(url: str, count: int) -> float:
-    """Of the ways to start children, the fastest there: coroutines under gather."""
-
-    async def main() -> float:
-        dbos: Any = importlib.import_module("dbos").DBOS
-        dbos(config={"name": "bench", "system_database_url": url, "log_level": "ERROR", "run_admin_server": False})
-
-        @dbos.step()  # type: ignore[untyped-decorator]
-        async def work(number: int) -> int:
-            return await trivial(number)
-
-        @dbos.workflow()  # type: ignore[untyped-decorator]
-        async def dbos_child(number: int) -> int:
-            return int(await work(number))
-
-        @dbos.workflow()  # type: ignore[untyped-decorator]
-        async def dbos_parent(children: int) -> int:
-            return sum(await asyncio.gather(*(dbos_child(number) for number in range(children))))
-
-        dbos.launch()
-        try:
-            watch = Stopwatch()
-            handle = await dbos.start_workflow_async(dbos_parent, count)
-            assert await handle.get_result() == FanOut(count).expected
-            return watch()
-        finally:
-            dbos.destroy()
-
-    return asyncio.run(main())
+    return asyncio.run(fan_out_on_dbos(url, count))
 
 
 def measure_dbos(server: PostgresServer, setup: Setup, count: int, ours: float) -> None:
