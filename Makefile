@@ -43,7 +43,7 @@ soak: $(VENV)/.installed-dev
 # Of the runtime's tests those are left out that look into a store of memory, count its numbers, or say what is otherwise
 # on a store that replicas share (a run of another version, or of an unknown workflow, is not taken in).
 ON_POSTGRES := invoke cancellation cancel_cleanup compensation context steps retries withdrawal handlers introspection \
-	run_timeout embedding exports leftovers recovery_edges progress invoke_outcome signals start_join
+	run_timeout embedding exports leftovers recovery_edges invoke_outcome signals start_join
 test-postgres: $(VENV)/.installed-dev
 	ROTOR_TEST_POSTGRES=all $(BIN)/python -m pytest tests/stores $(ARGS)
 	ROTOR_TEST_STORE=postgres $(BIN)/python -m pytest $(ON_POSTGRES:%=tests/test_%.py) $(ARGS)
