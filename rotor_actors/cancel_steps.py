@@ -82,7 +82,7 @@ class CancelSteps(StepFeature):
         if live is None:
             actor, busy = run.actor, ExitStack()
             assert isinstance(actor, RunActor)
-            busy.enter_context(actor.busy())
+            busy.enter_context(actor.steps.busy())
             self._kernel.in_background(self._look_up(run, actor, busy, pending), run)
         elif live.row.status.is_terminal:
             self._record(run, pending, was_running=False)
@@ -162,7 +162,7 @@ class CancelSteps(StepFeature):
             except StoreError as failure:
                 kernel.journal.fail(failure)
                 return
-        if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
+        if run.is_doomed or run.actor is not actor or not actor.steps.waits_for(pending):
             return
         live = kernel.tree.find(spec.run_id)
         if live is not None and not live.row.status.is_terminal:

@@ -42,7 +42,7 @@ class Detached(StepFeature):
             return
         actor, busy = run.actor, ExitStack()
         assert isinstance(actor, RunActor)
-        busy.enter_context(actor.busy())
+        busy.enter_context(actor.steps.busy())
         self._kernel.in_background(self._start_if_new(run, actor, busy, pending, spec.run_id), run)
 
     def withdraw(self, run: Run, pending: Pending) -> None:
@@ -138,7 +138,7 @@ class Detached(StepFeature):
                 except StoreError as error:
                     kernel.journal.fail(error)  # what cannot be read cannot go on; reopening tries again
                     return
-            if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
+            if run.is_doomed or run.actor is not actor or not actor.steps.waits_for(pending):
                 return
             if existing is None and kernel.sharing is not None and not self._has_rules(pending.spec):
                 await self._start_unless_taken(run, actor, pending, run_id)
@@ -171,7 +171,7 @@ class Detached(StepFeature):
         row, budget = self._row(run, pending, workflow, run_id), run.budget
 
         def wanted() -> bool:
-            return not run.is_doomed and run.actor is actor and actor.waits_for(pending)
+            return not run.is_doomed and run.actor is actor and actor.steps.waits_for(pending)
 
         def begun(started: Run) -> None:
             if budget is not None:
@@ -179,7 +179,7 @@ class Detached(StepFeature):
             if wanted():
                 self._record(run, pending, OutcomeStatus.COMPLETED, msgspec.msgpack.encode(run_id))
 
-        with actor.busy():
+        with actor.steps.busy():
             try:
                 is_ours = await start_root_as(kernel, row, workflow, run.context, then=begun)
                 existing = None if is_ours else await self._find(run_id)

@@ -277,7 +277,7 @@ class Engine(Kernel):
         self.steps.gone(step)
         run, pending = step.run, step.pending
         actor = run.actor
-        if self._came_too_late(step) or not isinstance(actor, RunActor) or not actor.step_left(step):
+        if self._came_too_late(step) or not isinstance(actor, RunActor) or not actor.steps.left(step):
             return
         row = StepRow(run.row.n, self.now(), pending.kind, pending.key, pending.step_id, pending.target, outcome.status,
                       outcome.payload, step.began_at, step.attempts)  # fmt: skip

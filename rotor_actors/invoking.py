@@ -63,7 +63,7 @@ class Invoking:
 
     def _await(self, run: Run, key: bytes, child: Run) -> None:
         if isinstance(run.actor, RunActor) and child.row.deadline is not None and not child.is_doomed:
-            run.actor.await_until(key, child.row.deadline)
+            run.actor.steps.await_until(key, child.row.deadline)
 
     def _spawn(self, run: Run, pending: Pending, generation: int, run_id: str) -> None:
         kernel, parent, spec = self._kernel, run.row, pending.spec
@@ -167,7 +167,7 @@ class Invoking:
         """Spawn under an id of the caller's choice, once it is known to be free; until then it is not at rest."""
         actor, busy = run.actor, ExitStack()
         assert isinstance(actor, RunActor)
-        busy.enter_context(actor.busy())
+        busy.enter_context(actor.steps.busy())
         self._kernel.in_background(self._spawn_if_free(run, actor, busy, pending, generation, run_id), run)
 
     async def _spawn_if_free(
@@ -181,7 +181,7 @@ class Invoking:
                 except StoreError as error:
                     kernel.journal.fail(error)  # what cannot be read cannot go on; reopening tries again
                     return
-            if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
+            if run.is_doomed or run.actor is not actor or not actor.steps.waits_for(pending):
                 return
             if taken:
                 self._refuse(run, pending, run_id)
@@ -220,12 +220,12 @@ class Invoking:
                     self._budgets.give(child, spec.budget)
             self._received(run, actor, pending, child)
 
-        with actor.busy():
+        with actor.steps.busy():
             try:
                 is_ours = await kernel.journal.attempt([created], spawned)
             except StoreError:
                 return  # all who wait are told
-        if not is_ours and not run.is_doomed and run.actor is actor and actor.waits_for(pending):
+        if not is_ours and not run.is_doomed and run.actor is actor and actor.steps.waits_for(pending):
             self._refuse(run, pending, run_id)
         kernel.queue(run)
         kernel.journal.kick()
@@ -236,7 +236,7 @@ class Invoking:
         if run.is_doomed or run.phase is Phase.ENDED:
             reason = f"its parent ended ({run.row.status.value})"
             Cancellation(kernel, self._finishing, [child], reason).begin()
-        elif run.actor is actor and not actor.waits_for(pending):
+        elif run.actor is actor and not actor.steps.waits_for(pending):
             run.drop_child(pending.key, child)
             reason = "the scope that awaited it was cancelled"
             Cancellation(kernel, self._finishing, [child], reason, withdrawn=child).begin()

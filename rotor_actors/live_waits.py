@@ -70,13 +70,13 @@ def _active(run: Run) -> list[Wait]:
     if not isinstance(actor, RunActor) or actor.is_moving:
         return []
     waits = [_pending(run, actor, pending) for pending in actor.pending]
-    if not waits and (due := actor.next_due()) is not None:
+    if not waits and (due := actor.steps.next_due()) is not None:
         waits.append(Wait(Reason.TIMER, due=due))
     return waits
 
 
 def _pending(run: Run, actor: RunActor, pending: Pending) -> Wait:
-    name, since, due = pending.step_id, pending.asked_at, actor.due_of(pending.key)
+    name, since, due = pending.step_id, pending.asked_at, actor.steps.due_of(pending.key)
     match pending.kind:
         case Kind.RUN | Kind.TRANSACTION:
             return _step(actor, pending)
@@ -97,7 +97,7 @@ def _with_feature(kind: Kind, name: str, target: str, since: float | None, due: 
 
 
 def _step(actor: RunActor, pending: Pending) -> Wait:
-    step = actor.step_task(pending.key)
+    step = actor.steps.task(pending.key)
     if step is None or (step.task is None and step.retry_at is None):
         return Wait(Reason.DISK, pending.step_id, pending.asked_at)
     if step.task is None:

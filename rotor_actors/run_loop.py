@@ -65,6 +65,7 @@ class RunLoop(asyncio.AbstractEventLoop):
     timers: RunTimers | None = None
     closed = False
     is_ending = False
+    """The attempt that it belongs to is over: what still runs on it has no effect."""
     on_foreign: Callable[[], None] | None = None
     _foreign_calls: list[tuple[Callable[..., object], tuple[Any, ...]]] | None = None
     is_spinning = False

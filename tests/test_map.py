@@ -541,7 +541,7 @@ def _largest_collection(world: World) -> int:
     assert run is not None
     assert run.actor is not None
     actor: Any = run.actor
-    roots: list[Any] = [actor._state, actor._loop, actor._alarms, actor._loaded, run.children, run.mailbox]
+    roots: list[Any] = [actor._state, actor._loop, actor.steps, actor._loaded, run.children, run.mailbox]
     seen: set[int] = set()
     largest = 0
     todo = [root for root in roots if root is not None]

@@ -110,7 +110,7 @@ class Sending(StepFeature):
         elif any(event.id for event in spec.events):
             actor, busy = run.actor, ExitStack()
             assert isinstance(actor, RunActor)
-            busy.enter_context(actor.busy())
+            busy.enter_context(actor.steps.busy())
             self._kernel.in_background(self._send_once(run, actor, busy, pending), run)
         else:
             self._send(run, pending, {})
@@ -162,7 +162,7 @@ class Sending(StepFeature):
             async with self._held(events):
                 with busy:
                     known = await self._sent_before(events)
-                if run.is_doomed or run.actor is not actor or not actor.waits_for(pending):
+                if run.is_doomed or run.actor is not actor or not actor.steps.waits_for(pending):
                     return
                 self._send(run, pending, known)
                 kernel.queue(run)

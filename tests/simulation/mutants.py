@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from rotor_actors import journal
+from rotor_actors.attempt_steps import AttemptSteps
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.ending import Ending
 from rotor_actors.engine import Engine
@@ -25,9 +26,9 @@ from rotor_actors.messages import AttemptDue, Known, StepEnded
 from rotor_actors.records import Kind, RunFlag, Together
 from rotor_actors.recovery import Recovery
 from rotor_actors.run import Phase, Run
-from rotor_actors.run_actor import RunActor
 from rotor_actors.run_state import RunState
 from rotor_actors.simulation.faults import Faults
+from rotor_actors.step_failures import StepFailures
 from rotor_actors.stores import sqlite_files, sqlite_reading
 from rotor_actors.stores.sqlite import SQLiteStore
 from rotor_actors.waiting import Waiting
@@ -196,14 +197,14 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("sleep begins anew after a restart")
 def _(patch: pytest.MonkeyPatch) -> None:
-    due_of = RunActor._due_of_sleep  # pyright: ignore[reportPrivateUsage]
+    due_of = AttemptSteps._due_of_sleep  # pyright: ignore[reportPrivateUsage]
 
-    def anew(self: RunActor, pending: Any) -> float:
+    def anew(self: AttemptSteps, pending: Any) -> float:
         due, now = due_of(self, pending), self._host.now()  # pyright: ignore[reportPrivateUsage]
         began = self._run.row.attempt_at or now  # pyright: ignore[reportPrivateUsage]
         return due if self._loaded is None else now + 3 * (due - began) + 4  # pyright: ignore[reportPrivateUsage]
 
-    patch.setattr(RunActor, "_due_of_sleep", anew)
+    patch.setattr(AttemptSteps, "_due_of_sleep", anew)
 
 
 @mutant("a stale note of rest undoes what a retry waits for")
@@ -249,16 +250,16 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("finally block writes after cancel")
 def _(patch: pytest.MonkeyPatch) -> None:
-    begin_step = RunActor._begin_step  # pyright: ignore[reportPrivateUsage]
+    begin_step = AttemptSteps._begin_step  # pyright: ignore[reportPrivateUsage]
 
-    def begin(self: RunActor, pending: Any) -> None:
+    def begin(self: AttemptSteps, pending: Any) -> None:
         run = self._run  # pyright: ignore[reportPrivateUsage]
         run.is_doomed, was_doomed = False, run.is_doomed
         begin_step(self, pending)
         run.is_doomed = was_doomed and pending.step_id != "late"
 
     patch.setattr(RunState, "refuse", lambda self, why: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-    patch.setattr(RunActor, "_begin_step", begin)
+    patch.setattr(AttemptSteps, "_begin_step", begin)
 
 
 @mutant("timeout that kills the child")
@@ -363,10 +364,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("caught failures are forgotten, too")
 def _(patch: pytest.MonkeyPatch) -> None:
-    def all_of_them(self: RunActor, task: Any) -> list[bytes]:
-        return [key for _, key in self._failures or ()]  # pyright: ignore[reportPrivateUsage]
+    def all_of_them(self: StepFailures, task: Any) -> list[bytes]:
+        return [key for _, key in self._steps]  # pyright: ignore[reportPrivateUsage]
 
-    patch.setattr(RunActor, "_failed_keys", all_of_them)
+    patch.setattr(StepFailures, "steps_that_ended", all_of_them)
 
 
 @mutant("a new attempt does its steps again")
