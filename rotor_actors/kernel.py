@@ -232,6 +232,11 @@ class Kernel(ABC):
         self._last_now = now
         return now
 
+    def witness_time(self, at: float | None) -> None:
+        """Something is recorded as of this time, by the database: what is recorded from now on is not earlier."""
+        if at is not None and at > self._last_now:
+            self._last_now = at
+
     def seconds(self, value: Duration, name: str, maximum: float | None) -> float:
         """A duration above zero. Texts are parsed once."""
         known = self._durations.get(value) if type(value) is str else None

@@ -51,10 +51,14 @@ class TakingIn:
     async def take_in(self, claimed: list[Claimed]) -> None:
         """The runs of one claim, parents before children. Raises StoreError: then the incarnation is over."""
         engine = self._engine
-        known = frozenset(each.live.row.parent_n for each in claimed if each.live.row.parent_n is not None)
-        here = frozenset(n for n in known if engine.tree.get(n) is not None)
-        read = partial(_surroundings, self._sharing.store, [each.live.row for each in claimed], here)
-        around = await engine.ports.reader.call(read)
+        around = _Surroundings([], [], {}, {})
+        # Of a child that begins there is nothing to read: so most of those that were spilled begin without a further look.
+        unclear = [each for each in claimed if not (each.begins and each.is_below)]
+        if unclear:
+            known = {each.live.row.parent_n for each in unclear if each.live.row.parent_n is not None}
+            living = {n for n in known if engine.tree.get(n) is not None} | {each.live.row.n for each in claimed}
+            read = partial(_surroundings, self._sharing.store, unclear, frozenset(living))
+            around = await engine.ports.reader.call(read)
         with engine.journal.one_act():
             self._take_in(claimed, around)
         engine.queue_of_runs.poke()
@@ -132,7 +136,8 @@ class TakingIn:
             run = engine.tree.get(each.live.row.n)
             if run is None or run.is_doomed or run.phase is not Phase.STORED:
                 continue
-            if _is_new(run.row):
+            if each.begins or _is_new(run.row):
+                engine.witness_time(run.row.attempt_at)
                 run.phase = Phase.FRESH
                 engine.queue(run)
             elif self._recovery.is_under_way(run, each.live):
@@ -150,16 +155,16 @@ def _newest_seen(claimed: Claimed) -> int:
 
 
 def _is_new(row: RunRow) -> bool:
-    """A child that its parent's replica left to others: nothing of it has begun."""
+    """Left to others, and in no line: nothing of it has begun."""
     return row.status is RunStatus.QUEUED and row.attempt == 1 and row.attempt_at is None and row.wake_at is None
 
 
-def _surroundings(store: SharedStore, rows: list[RunRow], here: frozenset[int]) -> _Surroundings:
-    ns = [row.n for row in rows]
+def _surroundings(store: SharedStore, claimed: list[Claimed], living: frozenset[int]) -> _Surroundings:
+    ns = [each.live.row.n for each in claimed if not each.begins]
     left: dict[int, str] = {}
-    above = _climb(store, rows, here, left)
+    above = _climb(store, [each.live.row for each in claimed], living, left)
     _spare_the_released(store, left)
-    return _Surroundings(store.remote_children(ns), store.items_of(ns), above, left)
+    return _Surroundings(store.remote_children(ns) if ns else [], store.items_of(ns) if ns else [], above, left)
 
 
 def _spare_the_released(store: SharedStore, left: dict[int, str]) -> None:
@@ -171,9 +176,9 @@ def _spare_the_released(store: SharedStore, left: dict[int, str]) -> None:
                 del left[row.n]
 
 
-def _climb(store: SharedStore, rows: list[RunRow], here: frozenset[int], left: dict[int, str]) -> dict[int, int]:
+def _climb(store: SharedStore, rows: list[RunRow], living: frozenset[int], left: dict[int, str]) -> dict[int, int]:
     """Of each run whose parent has ended: the nearest one above it that has not."""
-    living, outlives = {row.n for row in rows} | here, {row.n for row in rows if row.flags & _OUTLIVES}
+    outlives = {row.n for row in rows if row.flags & _OUTLIVES}
     climbing = {row.n: row.parent_n for row in rows if row.parent_n is not None and row.parent_n not in living}
     found: dict[int, int] = {}
     is_first = True

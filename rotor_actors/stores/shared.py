@@ -59,10 +59,17 @@ class ClaimQuery(msgspec.Struct, frozen=True):
 
 
 class Claimed(msgspec.Struct):
-    """A run that is this replica's now. `cancel` is the encoded `CancelNote` of a cancellation that has yet to be done."""
+    """A run that is this replica's now. `cancel` is the encoded `CancelNote` of a cancellation that has yet to be done.
+
+    `begins`: it is a child that was left to others when it was created. From now on its row says that it runs, since
+    this moment by the database's clock; nothing else is recorded of it, and nothing stands below it. `is_below`: its
+    parent had not ended.
+    """
 
     live: LiveRun
     cancel: bytes | None = None
+    begins: bool = False
+    is_below: bool = False
 
 
 class Claim(msgspec.Struct):

@@ -28,6 +28,7 @@ from rotor_actors.records import (
     RunsCancelled,
     RunsDeleted,
     RunsReleased,
+    RunStatus,
     RunWatched,
     flatten,
 )
@@ -279,9 +280,21 @@ class SharedDatabase(MemoryStore):
         chosen.update({run.n: run for run in unowned if run.root_n in whole and self._may_run(run, me)})
         claim = Claim(is_coordinator=self.coordinator == number)
         for run in sorted(chosen.values(), key=lambda run: (run.depth, run.n)):
+            begins = self._begins(run)
             self._give(run.n, number)
-            claim.runs.append(Claimed(self._live(run), self.standings[run.n].cancel))
+            if begins:
+                run.status, run.attempt_at = RunStatus.RUNNING, self.clock()
+            is_below = run.parent_n is not None and not self._has_ended(run.parent_n)
+            claim.runs.append(Claimed(self._live(run), self.standings[run.n].cancel, begins, is_below))
         return claim
+
+    def _begins(self, run: RunRow) -> bool:
+        """A child that was left to others as it was created. What waits in a line owns an item, or is for the coordinator."""
+        standing = self.standings[run.n]
+        is_new = run.status is RunStatus.QUEUED and run.attempt == 1 and run.attempt_at is None and run.wake_at is None
+        if not is_new or run.parent_n is None or standing.cancel is not None or standing.to_coordinator:
+            return False
+        return not any(item.n == run.n for items in self._items.values() for item in items.values())
 
     def _is_claimable(self, run: RunRow, me: ReplicaRow) -> bool:
         standing = self.standings[run.n]

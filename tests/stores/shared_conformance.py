@@ -318,6 +318,56 @@ class SharedStoreConformance:
         assert [each.live.newest_seq for each in found] == [0, 40, 0]
         assert [each.cancel for each in found] == [None] * 3
 
+    def test_a_child_that_was_left_to_others_has_begun_with_the_claim(self, a: SharedStore, b: SharedStore) -> None:
+        before = b.beat()
+        top = a_run(number(a, 1))
+        child = a_child(number(a, 2), top, status=RunStatus.QUEUED, attempt_at=None)
+        a.commit([RunCreated(top), Together([RunCreated(child), RunsReleased([child.n])])])
+        [found] = b.claim(ClaimQuery()).runs
+        after = b.beat()
+        assert before is not None and after is not None
+        assert (found.begins, found.is_below, found.live.newest_seq) == (True, True, 0)
+        assert found.live.row == row_of(a, child)
+        assert found.live.row.status is RunStatus.RUNNING
+        assert before <= (found.live.row.attempt_at or 0.0) <= after
+        self.fence(b, a)
+        [again] = a.claim(ClaimQuery()).runs
+        assert (again.begins, again.live.row) == (False, found.live.row)
+
+    @pytest.mark.parametrize("what", ["root", "begun", "retried", "in a line", "to the coordinator", "to be cancelled"])
+    def test_what_else_is_claimed_stays_as_it_was(self, a: SharedStore, b: SharedStore, what: str) -> None:
+        b.claim(ClaimQuery())
+        fields: dict[str, object] = {"begun": {"status": RunStatus.RUNNING}, "retried": {"wake_at": 1.0}}.get(what, {})
+        top = a_run(number(a, 1))
+        child = a_child(number(a, 2), top, **{"status": RunStatus.QUEUED, "attempt_at": None, **fields})
+        run = a_run(number(a, 3), status=RunStatus.QUEUED, attempt_at=None) if what == "root" else child
+        entries: list[Entry] = [RunCreated(top), RunCreated(run)]
+        if what == "in a line":
+            entries.append(ItemPut(ItemRow("tickets", "t", n=run.n)))
+        entries.append(RunsReleased([run.n], to_coordinator=what == "to the coordinator"))
+        if what == "to be cancelled":
+            entries.append(CancelRequested([run.n], NOTE))
+        a.commit(entries)
+        [found] = b.claim(ClaimQuery()).runs
+        assert not found.begins
+        assert found.live.row == run == row_of(a, run)
+
+    def test_a_claim_says_whether_the_parent_had_ended(self, a: SharedStore, b: SharedStore) -> None:
+        tops = created(a, 1, 2)
+        children = [a_child(number(a, n + 2), top) for n, top in enumerate(tops, 1)]
+        a.commit([*map(RunCreated, children), RunsReleased([child.n for child in children]), ended(tops[1], 9)])
+        assert [each.is_below for each in b.claim(ClaimQuery()).runs] == [True, False]
+
+    def test_what_is_left_to_others_as_it_is_created_stands_so(self, a: SharedStore, b: SharedStore) -> None:
+        b.claim(ClaimQuery())
+        runs = [a_run(number(a, n)) for n in (1, 2, 3)]
+        released = RunsReleased([runs[0].n]), RunsReleased([runs[1].n], True), RunsReleased([runs[2].n], False, True)
+        a.commit([Together([RunCreated(run), each]) for run, each in zip(runs, released, strict=True)])
+        assert a.owners([run.n for run in runs]) == dict.fromkeys([run.n for run in runs])
+        assert [(each.unowned, each.parked) for each in b.unowned()] == [(3, 1)]
+        assert claim(a) == [runs[0].n]
+        assert claim(b) == [runs[2].n]
+
     @pytest.mark.parametrize(
         ("versions", "version", "fits"),
         [(None, None, True), (None, "1", True), (("2",), None, True), (("2",), "1", False), (("2", "1"), "1", True),

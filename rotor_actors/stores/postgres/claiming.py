@@ -5,8 +5,10 @@ Claims of several replicas never wait for each other: a row that somebody else i
 
 from __future__ import annotations
 
-from rotor_actors.records import RunFlag
+from rotor_actors.records import RunFlag, RunStatus
+from rotor_actors.stores import schema
 from rotor_actors.stores.postgres.functions import FENCE, PLANS
+from rotor_actors.stores.postgres.queries import NEWEST_SEQ
 
 _UNOWNED = "r.ended_at IS NULL AND r.owner IS NULL"
 _FITS = "(d.versions IS NULL OR r.version IS NULL OR r.version = ANY (d.versions))"
@@ -38,6 +40,15 @@ _WRITTEN_TO = (
 _MAY_RUN = f"({_MINE} OR r.cancel IS NOT NULL AND NOT {_ANYBODYS}) AND {_NOT_FOR_ANOTHER}"
 _TO_CANCEL = f"r.cancel IS NOT NULL AND {_MAY_RUN}"
 
+# A child that was left to others as it was created. With the claim it has begun: that need not be recorded once more
+# before its first step. What waits in a line owns an item, or is for the coordinator.
+_BEGINS = (
+    f"r.status = '{RunStatus.QUEUED}' AND r.parent_n IS NOT NULL AND r.attempt = 1 AND r.attempt_at IS NULL "
+    "AND r.wake_at IS NULL AND r.cancel IS NULL AND NOT r.to_coordinator "
+    "AND NOT EXISTS (SELECT FROM @.rotor_items AS i WHERE i.n = r.n)"
+)
+_CLAIMED = ", ".join(f"u.{column}" for column in schema.RUN_COLUMNS)
+
 # A tree that is WHOLE is somebody's or nobody's: who holds its lock and can lock all rows of it takes it.
 _WHOLE_TREES = f"""
     FOR tree IN SELECT DISTINCT c.root_n FROM @.rotor_runs AS c WHERE c.n = ANY (chosen) AND EXISTS (
@@ -58,10 +69,11 @@ _WHOLE_TREES = f"""
 """
 
 _CLAIM = f"""
-CREATE FUNCTION @.rotor_claim(me bigint, at_most integer, coordinates boolean, OUT is_mine boolean, OUT chosen bigint[])
+CREATE FUNCTION @.rotor_claim(me bigint, at_most integer, coordinates boolean) RETURNS SETOF @.rotor_claimed
 LANGUAGE plpgsql {PLANS} AS $$
 #variable_conflict use_column
-DECLARE is_leaving boolean; d record; tree bigint; wanted bigint[]; locked bigint[];
+DECLARE is_leaving boolean; is_mine boolean; chosen bigint[] := '{{}}'; d record; tree bigint; wanted bigint[];
+    locked bigint[]; fresh bigint[]; answer @.rotor_claimed;
 BEGIN
     SELECT is_draining INTO is_leaving FROM @.rotor_replicas WHERE number = me FOR KEY SHARE;
     IF NOT FOUND THEN RETURN; END IF;
@@ -69,7 +81,8 @@ BEGIN
         UPDATE @.rotor_desk SET coordinator = me WHERE coordinator IS NULL;
     END IF;
     SELECT coordinator IS NOT DISTINCT FROM me INTO is_mine FROM @.rotor_desk;
-    chosen := '{{}}';
+    answer.is_mine := is_mine;
+    RETURN NEXT answer;
     IF is_leaving THEN RETURN; END IF;
     {_more(_TO_CANCEL, "r.n")}
     {_more(_WRITTEN_TO, "r.n")}
@@ -84,7 +97,17 @@ BEGIN
 }
     END LOOP;
     {_WHOLE_TREES}
-    UPDATE @.rotor_runs SET owner = me, is_parked = false WHERE n = ANY (chosen);
+    IF chosen = '{{}}' THEN RETURN; END IF;
+    SELECT coalesce(array_agg(r.n), '{{}}') INTO fresh FROM @.rotor_runs AS r WHERE r.n = ANY (chosen) AND {_BEGINS};
+    RETURN QUERY
+    WITH u AS (
+        UPDATE @.rotor_runs SET owner = me, is_parked = false,
+            status = CASE WHEN n = ANY (fresh) THEN '{RunStatus.RUNNING}' ELSE status END,
+            attempt_at = CASE WHEN n = ANY (fresh) THEN (SELECT @.rotor_now()) ELSE attempt_at END
+        WHERE n = ANY (chosen) RETURNING *, n = ANY (fresh) AS begins)
+    SELECT {_CLAIMED}, CASE WHEN begins THEN 0 ELSE {NEWEST_SEQ.replace("r.n", "u.n")} END, cancel, begins,
+        EXISTS (SELECT FROM @.rotor_runs AS p WHERE p.n = u.parent_n AND p.ended_at IS NULL), NULL::boolean
+    FROM u ORDER BY depth, n;
 END $$;
 """
 

@@ -26,7 +26,13 @@ from rotor_actors.records import (
 )
 from rotor_actors.stores import schema
 from rotor_actors.stores.batch import RowBatch, crc
-from rotor_actors.stores.postgres.functions import CANCEL_COLUMNS, COMMIT_PARAMETERS
+from rotor_actors.stores.postgres.functions import (
+    CANCEL_COLUMNS,
+    COMMIT_PARAMETERS,
+    IS_LEFT,
+    IS_PARKED,
+    TO_COORDINATOR,
+)
 from rotor_actors.stores.postgres.texts import TextColumns, escaped
 
 _mutable_values = operator.attrgetter("n", *schema.MUTABLE_FIELDS)
@@ -85,6 +91,7 @@ def arguments_of(entries: list[Entry]) -> list[Any]:
     batch, shared = RowBatch(entries), Shared(entries)
     ended = [run.n for run in batch.changed.values() if run.ended_at is not None]
     ended += batch.cancelled
+    standings = {n: _standing(*shared.released.pop(n)) for n in [*shared.released] if n in batch.created}
     touched: set[int] = shared.foreign
     if touched:
         touched |= {*batch.changed, *batch.amended, *batch.rested, *batch.cancelled, *shared.released, *batch.deleted}
@@ -92,7 +99,7 @@ def arguments_of(entries: list[Entry]) -> list[Any]:
     found: dict[str, Any] = {
         "touched": sorted(touched),
         "deleted": list(batch.deleted),
-        "created": _RUN_TEXTS.escape(_rows(batch.created.values(), _created_values)),
+        "created": _RUN_TEXTS.escape([_created_values(row, standings) for row in batch.created.values()]),
         "amended": _in_order(batch.amended, _amended_values),
         "changed": _in_order(batch.changed, _changed_values),
         "recorded": _STEP_TEXTS.escape(_rows(batch.steps, _step_values)),
@@ -123,8 +130,13 @@ def _in_order(rows: dict[int, RunRow], values_of: Callable[[RunRow], tuple[Any, 
     return [values_of(rows[n]) for n in sorted(rows)]
 
 
-def _created_values(row: RunRow) -> tuple[Any, ...]:
-    return (*astuple(row), crc(row.input, row.headers, row.retries, row.event), crc(row.result, row.error))
+def _created_values(row: RunRow, standings: dict[int, int]) -> tuple[Any, ...]:
+    crcs = crc(row.input, row.headers, row.retries, row.event), crc(row.result, row.error)
+    return (*astuple(row), *crcs, standings.get(row.n, 0))
+
+
+def _standing(_: int, is_parked: bool, to_coordinator: bool) -> int:
+    return IS_LEFT + is_parked * IS_PARKED + to_coordinator * TO_COORDINATOR
 
 
 def _amended_values(row: RunRow) -> tuple[Any, ...]:

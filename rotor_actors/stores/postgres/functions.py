@@ -17,11 +17,16 @@ from rotor_actors.records import STICKY_FLAGS, MailKind, RunFlag, RunStatus
 from rotor_actors.stores import schema
 from rotor_actors.stores.postgres.tables import attributes
 
+# How a run stands that is created: its creator's, or in the same commit left to others.
+IS_LEFT, IS_PARKED, TO_COORDINATOR = 1, 2, 4
 CANCEL_COLUMNS = ("n", "ended_at", "end_seq", "error", "result_crc", "flags")
 
 # Rows come as arrays of these: half of what an array for each column costs, on both sides.
 _TYPES = f"""
-CREATE TYPE @.rotor_created AS ({attributes(schema.RUN_COLUMNS)});
+CREATE TYPE @.rotor_created AS ({attributes(schema.RUN_COLUMNS)}, standing integer);
+CREATE TYPE @.rotor_claimed AS (
+    {attributes(schema.RUN_COLUMNS)}, newest_seq bigint, cancel bytea, begins boolean, is_below boolean, is_mine boolean
+);
 CREATE TYPE @.rotor_amended AS ({attributes(schema.AMEND_COLUMNS)});
 CREATE TYPE @.rotor_changed AS ({attributes(schema.CHANGE_COLUMNS)});
 CREATE TYPE @.rotor_recorded AS ({attributes(schema.STEP_COLUMNS)});
@@ -122,8 +127,14 @@ _OF_RUNS = f"""
         DELETE FROM @.rotor_runs WHERE n = ANY (deleted);
     END IF;
     IF created IS NOT NULL THEN
-        INSERT INTO @.rotor_runs({", ".join(schema.RUN_COLUMNS)}, owner)
-        SELECT v.*, CASE WHEN v.ended_at IS NULL THEN me END FROM unnest(created) AS v;
+        INSERT INTO @.rotor_runs({", ".join(schema.RUN_COLUMNS)}, owner, is_parked, to_coordinator)
+        SELECT {", ".join(f"v.{name}" for name in schema.RUN_COLUMNS)},
+            CASE WHEN v.ended_at IS NULL AND v.standing = 0 THEN me END,
+            v.standing & {IS_PARKED} <> 0, v.standing & {TO_COORDINATOR} <> 0
+        FROM unnest(created) AS v;
+        IF EXISTS (SELECT FROM unnest(created) AS v WHERE v.standing <> 0) THEN
+            hints := hints || 0::bigint;
+        END IF;
     END IF;
     IF amended IS NOT NULL THEN
         UPDATE @.rotor_runs AS r SET {_updates(schema.AMEND_COLUMNS)} FROM unnest(amended) AS v WHERE r.n = v.n;

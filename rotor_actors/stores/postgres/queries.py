@@ -34,12 +34,12 @@ def _child(column: str) -> str:
 
 _CHILD = ", ".join(_child(column) for column in schema.CHILD_COLUMNS)
 
-_NEWEST_SEQ = f"""greatest(
+NEWEST_SEQ = f"""greatest(
     coalesce((SELECT max(s.seq) FROM @.rotor_steps AS s WHERE s.n = r.n), 0),
     coalesce((SELECT max(c.end_seq) FROM @.rotor_runs AS c WHERE c.parent_n = r.n AND c.{_UNSEEN.replace("<>", "=")}), 0))"""
 
-LIVE_RUNS = f"SELECT {_RUN}, {_NEWEST_SEQ} FROM @.rotor_runs AS r WHERE ended_at IS NULL ORDER BY n"
-OWNED = f"SELECT {_RUN}, {_NEWEST_SEQ}, cancel FROM @.rotor_runs AS r WHERE n = ANY ($1::bigint[]) ORDER BY depth, n"
+LIVE_RUNS = f"SELECT {_RUN}, {NEWEST_SEQ} FROM @.rotor_runs AS r WHERE ended_at IS NULL ORDER BY n"
+OWNED = f"SELECT {_RUN}, {NEWEST_SEQ}, cancel FROM @.rotor_runs AS r WHERE n = ANY ($1::bigint[]) ORDER BY depth, n"
 FIND = f"SELECT {_RUN} FROM @.rotor_runs AS r WHERE run_id = $1"
 ROWS = f"SELECT {_RUN} FROM @.rotor_runs AS r WHERE n = ANY ($1::bigint[]) ORDER BY n"
 STEPS = f"SELECT {_STEP} FROM @.rotor_steps WHERE n = $1 ORDER BY seq LIMIT $2"

@@ -236,11 +236,14 @@ class PostgresStore(PostgresReader):
     def claim(self, query: ClaimQuery) -> Claim:
         me = self.replica
         sql = self._sql("SELECT * FROM @.rotor_claim($1, $2, $3)")
-        row = self._write("claim from", lambda link: link.fetchrow(sql, me, query.limit, query.coordinates))
-        is_mine, ns = row
-        if is_mine is None:
+        found = self._write("claim from", lambda link: link.fetch(sql, me, query.limit, query.coordinates))
+        if not found:
             raise self._fenced(me)
-        return Claim(self._owned(ns) if ns else [], is_mine)
+        first, *rows = found
+        return Claim(self._decoded(rows, self._claimed), first["is_mine"])
+
+    def _claimed(self, row: Any) -> Claimed:
+        return Claimed(self._decoding.live(row), row["cancel"], row["begins"], row["is_below"])
 
     def take(self, ns: list[int]) -> list[LiveRun]:
         if not self._change("take from", "SELECT @.rotor_take($1, $2)", ns):
