@@ -325,7 +325,8 @@ class SharedStoreConformance:
         a.commit([RunCreated(top), Together([RunCreated(child), RunsReleased([child.n])])])
         [found] = b.claim(ClaimQuery()).runs
         after = b.beat()
-        assert before is not None and after is not None
+        assert before is not None
+        assert after is not None
         assert (found.begins, found.is_below, found.live.newest_seq) == (True, True, 0)
         assert found.live.row == row_of(a, child)
         assert found.live.row.status is RunStatus.RUNNING
@@ -337,9 +338,9 @@ class SharedStoreConformance:
     @pytest.mark.parametrize("what", ["root", "begun", "retried", "in a line", "to the coordinator", "to be cancelled"])
     def test_what_else_is_claimed_stays_as_it_was(self, a: SharedStore, b: SharedStore, what: str) -> None:
         b.claim(ClaimQuery())
-        fields: dict[str, object] = {"begun": {"status": RunStatus.RUNNING}, "retried": {"wake_at": 1.0}}.get(what, {})
+        other: dict[str, dict[str, object]] = {"begun": {"status": RunStatus.RUNNING}, "retried": {"wake_at": 1.0}}
         top = a_run(number(a, 1))
-        child = a_child(number(a, 2), top, **{"status": RunStatus.QUEUED, "attempt_at": None, **fields})
+        child = a_child(number(a, 2), top, **{"status": RunStatus.QUEUED, "attempt_at": None, **other.get(what, {})})
         run = a_run(number(a, 3), status=RunStatus.QUEUED, attempt_at=None) if what == "root" else child
         entries: list[Entry] = [RunCreated(top), RunCreated(run)]
         if what == "in a line":

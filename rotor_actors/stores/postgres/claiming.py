@@ -106,7 +106,7 @@ BEGIN
             attempt_at = CASE WHEN n = ANY (fresh) THEN (SELECT @.rotor_now()) ELSE attempt_at END
         WHERE n = ANY (chosen) RETURNING *, n = ANY (fresh) AS begins)
     SELECT {_CLAIMED}, CASE WHEN begins THEN 0 ELSE {NEWEST_SEQ.replace("r.n", "u.n")} END, cancel, begins,
-        EXISTS (SELECT FROM @.rotor_runs AS p WHERE p.n = u.parent_n AND p.ended_at IS NULL), NULL::boolean
+        coalesce((SELECT p.ended_at IS NULL FROM @.rotor_runs AS p WHERE p.n = u.parent_n), false), NULL::boolean
     FROM u ORDER BY depth, n;
 END $$;
 """
