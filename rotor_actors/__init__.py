@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # the same for type checkers and editors: tests/test_import.p
     from rotor_actors.budget import Budget
     from rotor_actors.cancellation import CancelReport
     from rotor_actors.checking import Broken, CheckReport, check_runs
+    from rotor_actors.child_ends import Invocation, InvokeOutcome
     from rotor_actors.clock import Clock, ManualClock, SystemClock
     from rotor_actors.context import Context
     from rotor_actors.define import workflow
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # the same for type checkers and editors: tests/test_import.p
     from rotor_actors.retry import RetryPolicy
     from rotor_actors.runtime import Runtime
     from rotor_actors.runtime_view import RuntimeView
-    from rotor_actors.step import Invocation, InvokeOutcome, Step
+    from rotor_actors.step import Step
     from rotor_actors.stores.base import Store
     from rotor_actors.stores.memory import MemoryStore
     from rotor_actors.stores.postgres.store import PostgresStore
@@ -85,6 +86,7 @@ _HOMES = {
     "budget": ("Budget",),
     "cancellation": ("CancelReport",),
     "checking": ("Broken", "CheckReport", "check_runs"),
+    "child_ends": ("Invocation", "InvokeOutcome"),
     "clock": ("Clock", "ManualClock", "SystemClock"),
     "context": ("Context",),
     "define": ("workflow",),
@@ -98,7 +100,7 @@ _HOMES = {
     "retry": ("RetryPolicy",),
     "runtime": ("Runtime",),
     "runtime_view": ("RuntimeView",),
-    "step": ("Invocation", "InvokeOutcome", "Step"),
+    "step": ("Step",),
     "stores.base": ("Store",),
     "stores.memory": ("MemoryStore",),
     "stores.postgres.store": ("PostgresStore",),

@@ -10,11 +10,13 @@ from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 from rotor_actors.body import Body, checked_step_id
+from rotor_actors.child_ends import InvokeOutcome
 from rotor_actors.durations import Duration
 from rotor_actors.flow.options import FlowControl
 from rotor_actors.ids import is_storable
 from rotor_actors.retry import RetryPolicy
-from rotor_actors.step import InvokeOutcome, Step, charge, invoke_outcome
+from rotor_actors.step import Step, charge
+from rotor_actors.step_invoke import invoke_outcome
 from rotor_actors.workflows import Event, Workflow
 
 In = TypeVar("In")

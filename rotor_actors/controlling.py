@@ -8,13 +8,13 @@ import msgspec
 
 from rotor_actors.access import Access
 from rotor_actors.cancellation import Cancellation, CancelReport
+from rotor_actors.child_ends import decode_reason
 from rotor_actors.error_texts import bounded
 from rotor_actors.errors import StoreError
 from rotor_actors.records import RunRow, RunStatus, Together
 from rotor_actors.replicas.elsewhere import Elsewhere
 from rotor_actors.run import Phase
 from rotor_actors.service import Service
-from rotor_actors.step import decode_reason
 
 
 class Controlling(Access):

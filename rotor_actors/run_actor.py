@@ -20,7 +20,8 @@ from rotor_actors.messages import Known, Pending, StepEnded, TimerFired
 from rotor_actors.records import ChildRow, StepRow
 from rotor_actors.run import Run
 from rotor_actors.run_loop import RunLoop
-from rotor_actors.step import Step, invoke_outcome
+from rotor_actors.step import Step
+from rotor_actors.step_invoke import invoke_outcome
 from rotor_actors.step_task import StepTask
 from supervisors import await_chain
 

@@ -19,8 +19,8 @@ from rotor_actors.replicas.asking import Asker
 from rotor_actors.replicas.forwarding import StartNote, stored_budget
 from rotor_actors.replicas.room import Placement
 from rotor_actors.roots import root_row, start_root, start_root_as
+from rotor_actors.run_input import encode_data, encode_headers
 from rotor_actors.service import Service
-from rotor_actors.step import encode_data, encode_headers
 from rotor_actors.stores.base import StoreReader
 from rotor_actors.stores.shared import ReplicaRow, SharedReader
 from rotor_actors.waiting import Waiting

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, TypeVar
 
 from rotor_actors.body import NIL
+from rotor_actors.child_ends import decode_error, decode_reason
 from rotor_actors.controlling import Controlling
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.engine import Engine
@@ -14,7 +15,6 @@ from rotor_actors.following import Following
 from rotor_actors.handle import RunHandle
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.run import Run
-from rotor_actors.step import decode_error, decode_reason
 
 T = TypeVar("T")
 

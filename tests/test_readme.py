@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rotor_actors import RetryPolicy, Runtime, durations, errors
-from rotor_actors import step as steps
+from rotor_actors import RetryPolicy, Runtime, durations, errors, invoke_request, step_run
 from rotor_actors import threads as worker_threads
 from rotor_actors.kernel import Options
 from rotor_actors.workflows import DEFAULT_RETRIES
@@ -104,8 +103,8 @@ def test_limits_are_those_of_the_code() -> None:
     options = Options()  # of a runtime that was told nothing: see the next test
     limits = README.split("\n## Limits\n")[1].split("\n## ")[0]
     for row, value in [
-        ("| `timeout` of an invoke | at most 24 h |", steps.LONGEST_INVOKE == 24 * 3600),
-        ("| `timeout` of a step | 5 min unless given", durations.seconds(steps.STEP_TIMEOUT, name="timeout") == 300),
+        ("| `timeout` of an invoke | at most 24 h |", invoke_request.LONGEST_INVOKE == 24 * 3600),
+        ("| `timeout` of a step | 5 min unless given", durations.seconds(step_run.STEP_TIMEOUT, name="timeout") == 300),
         ("| input, result, step result | 4 MiB each", options.payload_limit == 4 * 2**20),
         ("| depth of invokes | 100;", options.max_depth == 100),
         ("| sync steps at a time | 40 worker threads |", worker_threads.WORKER_THREADS == 40),

@@ -9,11 +9,11 @@ import msgspec
 from fleet import Fleet
 
 from rotor_actors import Runtime, Workflow
+from rotor_actors.child_ends import decode_error, decode_reason
 from rotor_actors.engine import Engine
 from rotor_actors.flow.ticket import Ticket
 from rotor_actors.records import RunRow, RunsReleased, RunStatus
 from rotor_actors.run import Run
-from rotor_actors.step import decode_error, decode_reason
 from rotor_actors.stores.base import RunQuery
 from rotor_actors.stores.shared import Declared
 from rotor_actors.stores.shared_memory import SharedMemoryStore

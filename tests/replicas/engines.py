@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from rotor_actors.child_ends import decode_error
 from rotor_actors.clock import ManualClock
 from rotor_actors.engine import Engine
 from rotor_actors.errors import StoreError
@@ -31,7 +32,7 @@ from rotor_actors.observing import Observer, Observers
 from rotor_actors.records import Entry, RunFlag, RunRow, RunsReleased, RunStatus, flatten
 from rotor_actors.roots import start_root
 from rotor_actors.run import Phase, Run
-from rotor_actors.step import decode_error, encode_data
+from rotor_actors.run_input import encode_data
 from rotor_actors.stores.shared import Claimed, ClaimQuery, Declared
 from rotor_actors.stores.shared_memory import SharedDatabase, SharedMemoryStore
 from rotor_actors.workflows import Workflow
