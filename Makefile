@@ -25,8 +25,10 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/python examples/code_survey.py $(DIR) $(ARGS)
 
+# In two processes, as on the two cores that CI has; one that is done takes tests from the other, whichever file they
+# are of. Another number: ARGS='-n 4'; in one: ARGS='-n 0', or pytest itself.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # Real processes and a real PostgreSQL (of our own, or ROTOR_TEST_POSTGRES_BIN). Root may cut networks and fill disks.
 test-replicas: $(VENV)/.installed-dev

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import cast
 
 import pytest
 from hypothesis import settings
@@ -12,24 +13,29 @@ from hypothesis import settings
 settings.register_profile("rotor_actors", deadline=None)
 settings.load_profile("rotor_actors")
 
-_SCORES = pytest.StashKey[list[tuple[str, str, int]]]()
+_PLANTED = "planted bug"
 
 
 @pytest.fixture
-def score(request: pytest.FixtureRequest) -> Callable[[str, str, int], None]:
-    """Notes a planted bug, what found it ("" if nothing did), and in how many universes."""
-    scores = request.config.stash.setdefault(_SCORES, [])
+def score(record_property: Callable[[str, object], None]) -> Callable[[str, str, int], None]:
+    """Notes a planted bug, what found it ("" if nothing did), and in how many universes.
+
+    It goes into the report of the test, which reaches the summary from another process, too.
+    """
 
     def note(name: str, found_by: str, universes: int) -> None:
-        scores.append((name, found_by, universes))
+        record_property(_PLANTED, (name, found_by, universes))
 
     return note
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if _SCORES not in config.stash:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for each in terminalreporter.stats.values() for report in each]
+    calls = [report for report in reports if isinstance(report, pytest.TestReport) and report.when == "call"]
+    told = [value for call in calls for name, value in call.user_properties if name == _PLANTED]
+    scores = sorted(cast("list[tuple[str, str, int]]", told))
+    if not scores:
         return
-    scores = config.stash[_SCORES]
     terminalreporter.section("planted bugs")
     for name, found_by, universes in scores:
         how = found_by.splitlines()[0][:70] if found_by else "NOT FOUND"

@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -128,7 +128,7 @@ WORKFLOW_FAILED = WorkflowFailedError(run_id="r", workflow_id="w", error=ErrorIn
         ValueError("no"),
         ValueError(),
         KeyError(("a", 1)),
-        KeyError(uuid4()),
+        KeyError(UUID(int=2**127 + 5)),
         LookupError(2**80, Decimal("1.10"), {1, 2}, frozenset({3}), b"x", [None, {"a": (1,)}]),
         OSError("plain"),
         FileNotFoundError(2, "gone", "file.txt"),
@@ -231,7 +231,7 @@ def local_class() -> Exception:
     ("error", "kind"),
     [
         (local_class(), "Local"),
-        (ValueError(object()), "ValueError"),
+        pytest.param(ValueError(object()), "ValueError", id="ValueError(object())-ValueError"),
         (ValueError("\ud800"), "ValueError"),
         (Slotted(1), "Slotted"),
         (Moody(), "Moody"),
