@@ -86,9 +86,10 @@ class Hints:
                 await self._listen_once()
             except Exception as error:
                 _logger.debug("listening for hints of other replicas: %s", error)
-            connection, self._connection = self._connection, None
-            if connection is not None:  # it may be there still, where it could not listen
-                connection.terminate()
+            finally:  # it may be there still: it could not listen, or came when this was stopped already
+                connection, self._connection = self._connection, None
+                if connection is not None:
+                    connection.terminate()
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _listen_once(self) -> None:
