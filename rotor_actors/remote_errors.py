@@ -42,17 +42,22 @@ class RecordedError(msgspec.Struct, frozen=True, omit_defaults=True):
     retriable: bool = True
 
 
-def record(error: BaseException, codecs: Codecs) -> RecordedError:
+_DEEPEST = 50
+"""How far down a group's groups are kept as they are; each level is built once more for each one above it."""
+
+
+def record(error: BaseException, codecs: Codecs, *, depth: int = 0) -> RecordedError:
     """What is kept of an exception. Never raises an ordinary exception, whatever the given one does.
 
     An exception whose arguments or attributes cannot be stored exactly keeps its texts only, and will be rebuilt as a
-    `StepFailedError`; so will one whose class is local to a function, or is no `Exception`.
+    `StepFailedError`; so will one whose class is local to a function, or is no `Exception`, or that stands in more
+    groups, one within the other, than anybody looks through (`depth` says in how many).
     """
     kind = type(error)
     info = ErrorInfo(bounded(type_name(kind)), message_of(error), traceback_of(error))
     texts_only = RecordedError(info, bounded(kind.__module__), bounded(kind.__qualname__), retriable=_retriable(error))
     try:
-        return _with_content(error, texts_only, codecs)
+        return _with_content(error, texts_only, codecs, depth) if depth <= _DEEPEST else texts_only
     except Exception:  # PayloadError for what cannot be stored; anything at all from a class that misbehaves
         return texts_only
 
@@ -75,7 +80,7 @@ def rebuild(recorded: RecordedError) -> Exception:
     return error
 
 
-def _with_content(error: BaseException, texts_only: RecordedError, codecs: Codecs) -> RecordedError:
+def _with_content(error: BaseException, texts_only: RecordedError, codecs: Codecs, depth: int) -> RecordedError:
     kind = type(error)
     if _find_class(kind.__module__, kind.__qualname__) is not kind or _has_hidden_state(kind):
         return texts_only
@@ -83,7 +88,7 @@ def _with_content(error: BaseException, texts_only: RecordedError, codecs: Codec
     members: tuple[RecordedError, ...] = ()
     if isinstance(error, ExceptionGroup):
         group = cast("ExceptionGroup[Exception]", error)
-        members = tuple(record(each, codecs) for each in group.exceptions)
+        members = tuple(record(each, codecs, depth=depth + 1) for each in group.exceptions)
         args = (group.message,)
     full = msgspec.structs.replace(
         texts_only,
