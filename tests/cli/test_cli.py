@@ -42,6 +42,14 @@ def test_the_same_run_id_again_is_answered_from_the_store(tmp_path: Path) -> Non
     assert [run["run_id"] for run in rotor_json("runs", "ls", cwd=tmp_path)] == ["mine"]
 
 
+@pytest.fixture(scope="module")
+def place_with_a_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For commands that change nothing."""
+    place = tmp_path_factory.mktemp("used")
+    assert rotor("run", "cli_kit:order", "--data", '{"item": "a"}', cwd=place).returncode == 0
+    return place
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -57,9 +65,10 @@ def test_the_same_run_id_again_is_answered_from_the_store(tmp_path: Path) -> Non
         (["unknown"], "invalid choice"),
     ],
 )
-def test_wrong_usage_is_status_2_and_says_what_is_right(tmp_path: Path, arguments: list[str], said: str) -> None:
-    assert rotor("run", "cli_kit:order", "--data", '{"item": "a"}', cwd=tmp_path).returncode == 0  # a store is there
-    done = rotor(*arguments, cwd=tmp_path)
+def test_wrong_usage_is_status_2_and_says_what_is_right(
+    place_with_a_store: Path, arguments: list[str], said: str
+) -> None:
+    done = rotor(*arguments, cwd=place_with_a_store)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
 
