@@ -89,12 +89,14 @@ class RootPlan(msgspec.Struct):
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How much there is of it: roots, operations of a run, children of a tree, how deep they go."""
+    """How much there is of it: roots, operations of a run, children of a tree, how deep they go. `naps`: of its sleeps so
+    many are of more than a minute, for which replicas park a run."""
 
     roots: int = 3
     ops: int = 4
     children: int = 5
     depth: int = 3
+    naps: float = 0.0
 
 
 def draw_plan(tape: PlanTape, size: Size) -> list[RootPlan]:
@@ -137,6 +139,8 @@ class _Drawing:
             case 0 | 1 | 2 | 3:
                 return self._act(run, number, nesting)
             case 4:
+                if self._size.naps and tape.chance(self._size.naps):
+                    return Sleep(f"sleep{number}", tape.between(62.0, 75.0), tape.chance(0.5))
                 longest = 30.0 if tape.chance(0.3) else 2.0
                 return Sleep(f"sleep{number}", tape.between(0.0, longest), tape.chance(0.5))
             case 5 | 6 | 7 if self._children_left and depth < self._size.depth:

@@ -225,6 +225,7 @@ class SharedDatabase(MemoryStore):
         run = self._runs.get(n)
         if run is not None and n == fact.withdrawn and (not self._has_ended(n) or run.flags & RunFlag.UNSEEN):
             run.flags |= RunFlag.WITHDRAWN
+            self.standings[n].said |= RunFlag.WITHDRAWN
         if self._has_ended(n):
             return
         standing = self.standings[n]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -9,17 +10,23 @@ import msgspec
 import pytest
 from mutants import Mutant, Plant
 
-from rotor_actors.errors import StoreUnavailableError
+from rotor_actors import starting
+from rotor_actors.errors import ReplicaFencedError, StoreUnavailableError, WorkflowCancelledError
 from rotor_actors.journal import Journal
-from rotor_actors.records import EndSeen, MailKind, MailSent, MailTaken
-from rotor_actors.replicas import ends, replica
+from rotor_actors.records import EndSeen, MailKind, MailSent, MailTaken, RunsCancelled
+from rotor_actors.replicas import elsewhere, ends, replica, sweeping
+from rotor_actors.replicas.claiming import Claiming
 from rotor_actors.replicas.mailroom import Mailroom
 from rotor_actors.replicas.remote import RemoteRuns
+from rotor_actors.replicas.taking_in import TakingIn
 from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.pool import replica_faults
 from rotor_actors.simulation.replicas.database import SimDatabase
-from rotor_actors.stores.shared import ReplicaRow
+from rotor_actors.step_task import StepTask
+from rotor_actors.stores.base import RunQuery
+from rotor_actors.stores.shared import Claim, Claimed, ReplicaRow
 from rotor_actors.stores.shared_database import SharedDatabase
+from rotor_actors.waiting import Waiting
 
 WEATHER = replica_faults(1.0)
 STANDSTILLS = Faults(pause=0.06, blocked_loop=0.04)
@@ -82,7 +89,113 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SharedDatabase, "_give", lose)
 
 
+@mutant("claims are not fenced")
+def _(patch: pytest.MonkeyPatch) -> None:
+    """A claim that comes late, of a replica that has no row any more, is carried out."""
+    claim_for, check = SharedDatabase.claim_for, SharedDatabase.check
+    declared: dict[int, list[Any]] = {}
+
+    def claim(self: SharedDatabase, number: int, query: Any) -> Any:
+        known = self.replica_rows.get(number)
+        if known is not None:
+            declared[number] = known.declared
+            return claim_for(self, number, query)
+        zombie = ReplicaRow(number, "zombie", 0.0, 0.0, declared=declared.get(number, []))
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(SharedDatabase, "check", lambda self, n: zombie if n == number else check(self, n))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+            return claim_for(self, number, query)
+
+    patch.setattr(SharedDatabase, "claim_for", claim)
+
+
+@mutant("what was said of a run is lost when its owner writes it down")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SharedDatabase, "_with_sticky_flags", lambda self, run: run)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("the mark of a cancellation is lost with its mail when the run changes hands")
+def _(patch: pytest.MonkeyPatch) -> None:
+    give = SharedDatabase._give  # pyright: ignore[reportPrivateUsage]
+
+    def forget(self: SharedDatabase, n: int, owner: int | None) -> None:
+        give(self, n, owner)
+        self.standings[n].cancel = None
+        for letter in [each.id for each in self.office.letters.values() if each.to == n and each.kind is MailKind.CANCEL]:
+            self.office.take(letter)
+
+    patch.setattr(SharedDatabase, "_give", forget)
+
+
+@mutant("what is parked is claimed before it is due")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SharedDatabase, "_is_claimable", SharedDatabase._may_run)  # pyright: ignore[reportPrivateUsage]
+
+
 # Commits and leases
+
+
+@mutant("a timer fires when its run changes hands")
+def _(patch: pytest.MonkeyPatch) -> None:
+    """Who is given a run that sleeps takes it for one that is due."""
+    go_on = TakingIn._go_on  # pyright: ignore[reportPrivateUsage]
+
+    def steal(self: TakingIn, claimed: list[Claimed]) -> None:
+        go_on(self, claimed)
+        for each in claimed:
+            run = self._engine.tree.get(each.live.row.n)  # pyright: ignore[reportPrivateUsage]
+            if run is not None and run.row.wake_at is not None:
+                run.row.wake_at = self._engine.now()  # pyright: ignore[reportPrivateUsage]
+                self._engine.timers.add(run, run.row.wake_at)  # pyright: ignore[reportPrivateUsage]
+
+    patch.setattr(TakingIn, "_go_on", steal)
+
+
+@mutant("steps begin though the lease has run out")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StepTask, "_check_lease", lambda self: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("a claim of unknown outcome is made again")
+def _(patch: pytest.MonkeyPatch) -> None:
+    ask = Claiming._ask  # pyright: ignore[reportPrivateUsage]
+
+    async def again(self: Claiming, limit: int) -> Claim:
+        try:
+            return await ask(self, limit)
+        except StoreUnavailableError:
+            return await ask(self, limit)
+
+    patch.setattr(Claiming, "_ask", again)
+
+
+@mutant("a start that is refused is taken for a run that was cancelled")
+def _(patch: pytest.MonkeyPatch) -> None:
+    start_as = starting.start_root_as
+
+    async def interpret(*args: Any, **named: Any) -> bool:
+        if await start_as(*args, **named):
+            return True
+        raise WorkflowCancelledError("it could not be started: somebody must have cancelled it")
+
+    patch.setattr(starting, "start_root_as", interpret)
+
+
+@mutant("a commit that is refused is taken for a cancellation")
+def _(patch: pytest.MonkeyPatch) -> None:
+    """Whoever waits on a replica that is fenced is told that his run was cancelled: he is not sent to read its row."""
+    result_of = Waiting.result_of
+
+    async def interpret(self: Waiting, run_id: str, timeout: Any) -> Any:
+        service = self._service  # pyright: ignore[reportPrivateUsage]
+        waiting = asyncio.ensure_future(result_of(self, run_id, timeout))
+        while not waiting.done():
+            await asyncio.wait([waiting], timeout=0.1)
+            if service is not None and isinstance(service.failure, ReplicaFencedError) and not waiting.done():
+                waiting.cancel()
+                raise WorkflowCancelledError("its update was refused")
+        return waiting.result()
+
+    patch.setattr(Waiting, "result_of", interpret)
 
 
 @mutant("a commit of unknown outcome is taken for one that was made")
@@ -148,6 +261,40 @@ def _(patch: pytest.MonkeyPatch) -> None:
 @mutant("a cancellation stops at the border")
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RemoteRuns, "cancel_entries", lambda self, ns, reason, withdrawn=None: [])  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("a cancellation is one recursive statement")
+def _(patch: pytest.MonkeyPatch) -> None:
+    """All that is below as it stands then, whoever owns it; nobody is asked, and nobody looks again."""
+
+    def cancel_all_below(self: RemoteRuns, ns: list[int], reason: str, withdrawn: int | None = None) -> list[Any]:
+        kernel = self._kernel  # pyright: ignore[reportPrivateUsage]
+        store: Any = kernel.ports.store
+        below, rows = set(ns), store.list_runs(RunQuery(limit=10_000))
+        for row in sorted(rows, key=lambda row: row.depth):
+            if row.parent_n in below:
+                below.add(row.n)
+        live = [row.n for row in rows if row.n in below and not row.status.is_terminal]
+        return [RunsCancelled(live, kernel.now(), None, withdrawn)]
+
+    patch.setattr(RemoteRuns, "cancel_entries", cancel_all_below)
+
+
+@mutant("nobody looks for what escapes a cancellation")
+def _(patch: pytest.MonkeyPatch) -> None:
+    for module in (elsewhere, sweeping):
+        patch.setattr(module, "survivors", lambda store, root_n, tops, at: [])  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("a message is acted on each time that it is read")
+def _(patch: pytest.MonkeyPatch) -> None:
+    collect = Mailroom._collect  # pyright: ignore[reportPrivateUsage]
+
+    async def forgetful(self: Mailroom) -> int:
+        self._taken.clear()  # pyright: ignore[reportPrivateUsage]
+        return await collect(self)
+
+    patch.setattr(Mailroom, "_collect", forgetful)
 
 
 @mutant("mail is taken away before anybody has acted on it")

@@ -128,7 +128,8 @@ class ReplicaLedger(Ledger):
         self.cancels.update(n for n in fact.ns if n in self.accounts)
         if fact.withdrawn is not None:
             self.withdrawn.add(fact.withdrawn)
-            if not self.accounts[fact.withdrawn].has_ended:
+            account = self.accounts[fact.withdrawn]
+            if not account.has_ended or account.row.flags & RunFlag.UNSEEN:
                 self._flag(fact.withdrawn, RunFlag.WITHDRAWN)
 
     def _flag(self, n: int, flags: int) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from rotor_actors.records import Entry, MailTaken, flatten
+from rotor_actors.records import Entry, MailTaken, RunFlag, flatten
 from rotor_actors.simulation import trace as t
-from rotor_actors.simulation.replicas.events import Gone, LeaseRenewed, MailStolen, Owned
+from rotor_actors.simulation.replicas.events import Gone, LeaseRenewed, MailStolen, Owned, TimerStolen
 from rotor_actors.stores.base import LiveRun, RunQuery, Store
 from rotor_actors.stores.shared import Claim, ClaimQuery, Mail
 from rotor_actors.stores.shared_database import SharedDatabase
@@ -75,10 +75,22 @@ class SimDatabase(SharedDatabase):
                 yield from (letter for letter in letters if letter is not None and self._reader_of(letter.to) != number)
 
     def claim_for(self, number: int, query: ClaimQuery) -> Claim:
+        asleep = dict(self._asleep())
         claim = super().claim_for(number, query)
+        for each in claim.runs:
+            if each.live.row.n in asleep:
+                self._tell(TimerStolen(self._time(), number, each.live.row.n, asleep[each.live.row.n]))
         if claim.runs:
             self._tell(Owned(self._time(), number, [each.live.row.n for each in claim.runs]))
         return claim
+
+    def _asleep(self) -> Iterator[tuple[int, float]]:
+        """The parked runs that are nobody's to claim, and for how long."""
+        for n in self.unowned_ns:
+            standing, row = self.standings[n], self._runs[n]
+            has_reason = standing.cancel is not None or self.office.has_mail(n) or row.flags & RunFlag.WHOLE
+            if standing.is_parked and not has_reason and (row.wake_at is None or row.wake_at > self.clock()):
+                yield n, (row.wake_at or 0.0) - self.clock()
 
     def take_for(self, number: int, ns: list[int]) -> list[LiveRun]:
         taken = super().take_for(number, ns)

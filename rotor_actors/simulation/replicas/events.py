@@ -60,3 +60,10 @@ class MailStolen(Event):
 
     letter: int
     to: int
+
+
+class TimerStolen(Event):
+    """A parked run was given to a replica before its time, and nothing had come for it."""
+
+    n: int
+    early: float

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from rotor_actors.records import (
+    STICKY_FLAGS,
     CancelRequested,
     EndSeen,
     Entry,
@@ -20,6 +23,7 @@ from rotor_actors.records import (
     RunsReleased,
     RunStatus,
     StepRecorded,
+    StepRow,
     flatten,
 )
 from rotor_actors.simulation import trace as t
@@ -27,10 +31,24 @@ from rotor_actors.simulation.errors import InvariantError
 from rotor_actors.simulation.judge import Judge
 from rotor_actors.simulation.ledger import Account
 from rotor_actors.simulation.replicas.book import Books, leaves
-from rotor_actors.simulation.replicas.events import Forgotten, Gone, LeaseRenewed, MailStolen, Owned
-from rotor_actors.simulation.trial import Executing, Saw, Trial
+from rotor_actors.simulation.replicas.events import Forgotten, Gone, LeaseRenewed, MailStolen, Owned, TimerStolen
+from rotor_actors.simulation.trial import Executed, Executing, Saw, Trial
+from rotor_actors.stores.base import RunQuery
+from rotor_actors.stores.shared import LEASE_SECONDS
 
 _LET_GO = RunFlag.RELEASED | RunFlag.ABANDON
+_ALL = 2**62
+# Once nothing goes wrong any more: a lease that has to run out, a process that has to be started, its first looks.
+_SLACK = 20.0
+_COMPARED = ("status", "result", "error", "attempt", "attempt_at", "ended_at")
+
+
+class _Execution(msgspec.Struct):
+    """The last one of a step. `error` is None while it is under way, or if nobody knows how it ended."""
+
+    replica: int
+    attempt: int
+    error: str | None = None
 
 
 class ReplicaJudge(Judge):
@@ -46,7 +64,7 @@ class ReplicaJudge(Judge):
         self.ledger = self.books.view
         self._leases: dict[int, float] = {}
         self._forgotten: set[int] = set()
-        self._executors: dict[tuple[str, str], int] = {}
+        self._executions: dict[tuple[str, str], _Execution] = {}
         self._cancelled_for_good: set[int] = set()
 
     def attach(self, universe: Any) -> None:
@@ -70,6 +88,11 @@ class ReplicaJudge(Judge):
                 raise InvariantError(
                     "26 one incarnation",
                     f"replica {event.incarnation} takes message {event.letter} to {event.to}, which is not for it",
+                )
+            case TimerStolen():
+                raise InvariantError(
+                    "33 a clock that is wrong wakes nobody early",
+                    f"replica {event.incarnation} is given run {event.n}, which sleeps for {event.early:.3f} s more",
                 )
             case Executing():
                 self._check_executor(event)
@@ -375,10 +398,28 @@ class ReplicaJudge(Judge):
 
     def _begins(self, event: Executing) -> None:
         key = event.run_id, event.name
-        if self.books.is_over(self._executors.get(key, 0)):
-            self._executing.pop(key, None)  # that one is lost, whether or not it knows
-        self._executors[key] = event.incarnation
+        last = self._executions.get(key)
+        if last is not None:
+            self._check_reason_to_repeat(event, last)
         super()._begins(event)
+        self._executions[key] = _Execution(event.incarnation, event.attempt)
+
+    def _check_reason_to_repeat(self, event: Executing, last: _Execution) -> None:
+        """At least once is no licence: it failed, it is another attempt, or what came of it may be lost."""
+        is_lost = self.books.is_over(last.replica)
+        if is_lost:
+            self._executing.pop((event.run_id, event.name), None)  # whether or not it knows
+        self.require(
+            is_lost or last.error != "" or last.attempt != event.attempt, "4 what is recorded is not done again",
+            f"{event.name} of run {event.run_id} is executed again, on replica {event.incarnation}, and had succeeded on "
+            f"replica {last.replica}, which lives",
+        )  # fmt: skip
+
+    def _ends(self, event: Executed) -> None:
+        super()._ends(event)
+        last = self._executions.get((event.run_id, event.name))
+        if last is not None and last.replica == event.incarnation:
+            last.error = event.error
 
     def _is_durable(self, account: Account, text: str) -> bool:
         durable = self.books.durable
@@ -396,11 +437,19 @@ class ReplicaJudge(Judge):
         return any(durable.is_awaited_end(n) for n in ends)
 
     def _check_time(self, event: Saw, where: str) -> None:
-        """Late it is whenever nobody owns the run; that it comes at all is seen at the end."""
+        """Late it is whenever nobody owns the run, or the database is away; once all is well, no longer than it takes
+        until somebody does."""
         self.require(
             event.at >= event.due - 0.5, "33 a clock that is wrong wakes nobody early",
             f"{where}: {event.text} {event.due - event.at} s early",
         )  # fmt: skip
+        healed_at = self._universe.healed_at
+        if healed_at is not None:
+            late = event.at - max(event.due, healed_at)
+            self.require(
+                late <= LEASE_SECONDS + _SLACK, "33 no timer is lost",
+                f"{where}: {event.text} {late:.1f} s late, though nothing went wrong any more",
+            )  # fmt: skip
 
     # Answers
 
@@ -442,6 +491,7 @@ class ReplicaJudge(Judge):
             len(ended) == len(durable.accounts), "31 an end is final",
             f"{len(ended)} ends were accepted, of {len(durable.accounts)} runs",
         )  # fmt: skip
+        self._compare_with_book()
         database = self._universe.database
         letters = [f"{each.kind.value} to {each.to}" for each in database.office.letters.values()]
         self.require(not letters, "11 no message is left", f"nobody takes these messages: {', '.join(letters[:5])}")
@@ -454,6 +504,32 @@ class ReplicaJudge(Judge):
             self.require(
                 not left, "28 nothing is stranded", f"in the memory of a replica are still {', '.join(left[:5])}"
             )
+
+
+    def _compare_with_book(self) -> None:
+        """Whatever was accepted is there at the end, and nothing else."""
+        database, accounts = self._universe.database, self.books.durable.accounts
+        rows = {row.n: row for row in database.list_runs(RunQuery(limit=_ALL))}
+        self.require(set(rows) == set(accounts), "36 acknowledged is durable", f"runs {set(rows) ^ set(accounts)}")
+        for n, row in rows.items():
+            expected = accounts[n].row
+            wrong = [
+                f"{name}: {getattr(row, name)!r} instead of {getattr(expected, name)!r}"
+                for name in _COMPARED
+                if getattr(row, name) != getattr(expected, name)
+            ]
+            if (row.flags ^ expected.flags) & STICKY_FLAGS:
+                wrong.append(f"flags: {row.flags} instead of {expected.flags}")
+            self.require(not wrong, "36 acknowledged is durable", f"run {row.run_id} has {'; '.join(wrong)}")
+            found, known = database.steps(n), accounts[n].steps
+            self.require(
+                sorted(map(_place_of, found)) == sorted(map(_place_of, known)), "36 acknowledged is durable",
+                f"the journal of run {row.run_id} has {found}, and not {known}",
+            )  # fmt: skip
+
+
+def _place_of(step: StepRow) -> tuple[int, bytes, str, str, bytes]:
+    return step.seq, step.key, step.kind.value, step.status.value, step.payload or b""
 
 
 def _cancelled_in(facts: list[Fact]) -> set[int]:

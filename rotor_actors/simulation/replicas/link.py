@@ -12,7 +12,7 @@ from rotor_actors.simulation.crashes import Place
 from rotor_actors.simulation.replicas.database import SimDatabase
 from rotor_actors.simulation.replicas.outages import Outages
 from rotor_actors.simulation.replicas.process import ReplicaProcess
-from rotor_actors.stores.shared import SharedStore
+from rotor_actors.stores.shared import Claim, ClaimQuery, SharedStore
 from rotor_actors.stores.shared_memory import SharedMemoryStore
 
 T = TypeVar("T")
@@ -176,6 +176,11 @@ class Link:
     def _die(self, place: str, entries: list[Entry]) -> None:
         self._watcher.die(self._process, f"{place} a commit of {len(entries)}")
         raise StoreError("the process has died")
+
+    def claim(self, query: ClaimQuery) -> Claim:
+        number = self._store.replica
+        self._begin("claim")
+        return self._sent("claim", partial(self._store.claim, query), partial(self._database.claim_for, number, query))
 
     def reap(self) -> int:
         """Two statements: between them the connection may be lost."""

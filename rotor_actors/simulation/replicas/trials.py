@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from rotor_actors.simulation.client import UniverseRuntime
 from rotor_actors.simulation.errors import InvariantError
 from rotor_actors.simulation.judge import Judge
@@ -18,6 +20,8 @@ from rotor_actors.simulation.universe import Universe
 _LONGEST = 600.0
 # More than all that can go wrong takes, and all that a plan holds.
 _LONGEST_TRIAL = 5_000.0
+# Of its sleeps: of more than a minute, for which a run is parked.
+_NAPS = 0.1
 _LOOK_SECONDS = 2.0
 _QUIET_LOOKS = 3
 
@@ -27,7 +31,8 @@ def judged_replicas(size: Size, judges: list[Judge]) -> Callable[[Universe], Awa
 
     async def main(universe: Universe) -> None:
         assert isinstance(universe, ReplicaUniverse)
-        trial = Trial(universe, draw_plan(universe.tapes.tape("trial"), size))
+        plans = draw_plan(universe.tapes.tape("trial"), msgspec.structs.replace(size, naps=_NAPS))
+        trial = Trial(universe, plans)
         judge = ReplicaJudge(trial)
         judges.append(judge)
         judge.attach(universe)

@@ -45,6 +45,7 @@ class ReplicaUniverse(Universe):
     Attributes:
         processes: those that are alive or will be again, by their place.
         outages: what goes wrong between them and the database.
+        healed_at: since when nothing goes wrong any more.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ReplicaUniverse(Universe):
         # Mostly few, so that much is done by others than those who began it.
         self._spill_above = self.tapes.tape("options").pick(_SPILL_ABOVE)
         self._restarting_until = 0.0
+        self.healed_at: float | None = None
 
     def _database_time(self) -> float:
         return EPOCH + self.now()
@@ -281,6 +283,8 @@ class ReplicaUniverse(Universe):
         event = t.EffectBegun(self.now(), number, run.row.run_id, pending.step_id, pending.key, execution, run.seen_seq)
         self.record(event)
         self.stubs.begins(run, pending)
+        if not process.is_dead and self.outages.happens("blocked_loop"):
+            self.block(process, self.outages.seconds("blocked_loop"))  # as a step does that begins just before it
 
     # Death
 
@@ -315,6 +319,8 @@ class ReplicaUniverse(Universe):
     def heal(self) -> None:
         self.crash_plan.is_healed = True
         self.outages.is_healed = True
+        if self.healed_at is None:
+            self.healed_at = self.now()
         for process in self.processes:
             if process is not None:
                 self._go_on(process)
