@@ -14,22 +14,23 @@ from rotor_actors import starting
 from rotor_actors.errors import ReplicaFencedError, StoreUnavailableError, WorkflowCancelledError
 from rotor_actors.journal import Journal
 from rotor_actors.records import EndSeen, MailKind, MailSent, MailTaken, RunsCancelled
-from rotor_actors.replicas import elsewhere, ends, replica, sweeping
+from rotor_actors.replicas import ends, replica
 from rotor_actors.replicas.claiming import Claiming
 from rotor_actors.replicas.mailroom import Mailroom
 from rotor_actors.replicas.remote import RemoteRuns
-from rotor_actors.replicas.taking_in import TakingIn
+from rotor_actors.roots import start_root_as
 from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.pool import replica_faults
 from rotor_actors.simulation.replicas.database import SimDatabase
 from rotor_actors.step_task import StepTask
 from rotor_actors.stores.base import RunQuery
-from rotor_actors.stores.shared import Claim, Claimed, ReplicaRow
+from rotor_actors.stores.shared import Claim, ReplicaRow
 from rotor_actors.stores.shared_database import SharedDatabase
 from rotor_actors.waiting import Waiting
 
 WEATHER = replica_faults(1.0)
 STANDSTILLS = Faults(pause=0.06, blocked_loop=0.04)
+LOST_REPLIES = Faults(lost_reply=0.05, crash=0.01)
 
 REPLICA_MUTANTS: list[Mutant] = []
 
@@ -108,11 +109,6 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SharedDatabase, "claim_for", claim)
 
 
-@mutant("what was said of a run is lost when its owner writes it down")
-def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(SharedDatabase, "_with_sticky_flags", lambda self, run: run)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-
-
 @mutant("the mark of a cancellation is lost with its mail when the run changes hands")
 def _(patch: pytest.MonkeyPatch) -> None:
     give = SharedDatabase._give  # pyright: ignore[reportPrivateUsage]
@@ -120,7 +116,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
     def forget(self: SharedDatabase, n: int, owner: int | None) -> None:
         give(self, n, owner)
         self.standings[n].cancel = None
-        for letter in [each.id for each in self.office.letters.values() if each.to == n and each.kind is MailKind.CANCEL]:
+        for letter in [
+            each.id for each in self.office.letters.values() if each.to == n and each.kind is MailKind.CANCEL
+        ]:
             self.office.take(letter)
 
     patch.setattr(SharedDatabase, "_give", forget)
@@ -134,28 +132,12 @@ def _(patch: pytest.MonkeyPatch) -> None:
 # Commits and leases
 
 
-@mutant("a timer fires when its run changes hands")
-def _(patch: pytest.MonkeyPatch) -> None:
-    """Who is given a run that sleeps takes it for one that is due."""
-    go_on = TakingIn._go_on  # pyright: ignore[reportPrivateUsage]
-
-    def steal(self: TakingIn, claimed: list[Claimed]) -> None:
-        go_on(self, claimed)
-        for each in claimed:
-            run = self._engine.tree.get(each.live.row.n)  # pyright: ignore[reportPrivateUsage]
-            if run is not None and run.row.wake_at is not None:
-                run.row.wake_at = self._engine.now()  # pyright: ignore[reportPrivateUsage]
-                self._engine.timers.add(run, run.row.wake_at)  # pyright: ignore[reportPrivateUsage]
-
-    patch.setattr(TakingIn, "_go_on", steal)
-
-
 @mutant("steps begin though the lease has run out")
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StepTask, "_check_lease", lambda self: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
 
 
-@mutant("a claim of unknown outcome is made again")
+@mutant("a claim of unknown outcome is made again", LOST_REPLIES)
 def _(patch: pytest.MonkeyPatch) -> None:
     ask = Claiming._ask  # pyright: ignore[reportPrivateUsage]
 
@@ -170,12 +152,12 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("a start that is refused is taken for a run that was cancelled")
 def _(patch: pytest.MonkeyPatch) -> None:
-    start_as = starting.start_root_as
+    start_as = start_root_as
 
     async def interpret(*args: Any, **named: Any) -> bool:
         if await start_as(*args, **named):
             return True
-        raise WorkflowCancelledError("it could not be started: somebody must have cancelled it")
+        raise WorkflowCancelledError(run_id=args[1].run_id, workflow_id="", reason="it could not be started")
 
     patch.setattr(starting, "start_root_as", interpret)
 
@@ -192,7 +174,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
             await asyncio.wait([waiting], timeout=0.1)
             if service is not None and isinstance(service.failure, ReplicaFencedError) and not waiting.done():
                 waiting.cancel()
-                raise WorkflowCancelledError("its update was refused")
+                raise WorkflowCancelledError(run_id=run_id, workflow_id="", reason="its update was refused")
         return waiting.result()
 
     patch.setattr(Waiting, "result_of", interpret)
@@ -278,23 +260,6 @@ def _(patch: pytest.MonkeyPatch) -> None:
         return [RunsCancelled(live, kernel.now(), None, withdrawn)]
 
     patch.setattr(RemoteRuns, "cancel_entries", cancel_all_below)
-
-
-@mutant("nobody looks for what escapes a cancellation")
-def _(patch: pytest.MonkeyPatch) -> None:
-    for module in (elsewhere, sweeping):
-        patch.setattr(module, "survivors", lambda store, root_n, tops, at: [])  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-
-
-@mutant("a message is acted on each time that it is read")
-def _(patch: pytest.MonkeyPatch) -> None:
-    collect = Mailroom._collect  # pyright: ignore[reportPrivateUsage]
-
-    async def forgetful(self: Mailroom) -> int:
-        self._taken.clear()  # pyright: ignore[reportPrivateUsage]
-        return await collect(self)
-
-    patch.setattr(Mailroom, "_collect", forgetful)
 
 
 @mutant("mail is taken away before anybody has acted on it")

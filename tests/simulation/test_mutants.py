@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from mutants import FLIPS, MUTANTS, USUAL, Mutant
-from replica_mutants import REPLICA_MUTANTS, STANDSTILLS, WEATHER
+from replica_mutants import LOST_REPLIES, REPLICA_MUTANTS, STANDSTILLS, WEATHER
 
 from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.judge import Judge, judged
@@ -69,7 +69,7 @@ def test_a_planted_bug_of_replicas_is_found(
     assert failure is not None, f"not found in {universes} universes: {planted.name}"
 
 
-@pytest.mark.parametrize("faults", [WEATHER, STANDSTILLS], ids=["weather", "standstills"])
+@pytest.mark.parametrize("faults", [WEATHER, STANDSTILLS, LOST_REPLIES], ids=["weather", "standstills", "lost replies"])
 def test_replicas_as_they_are_pass_the_same_budget(faults: Faults) -> None:
     universes, failure = first_failure_of_replicas(faults, UNIVERSES)
     assert failure is None, f"universe {universes - 1}: {failure}"
@@ -85,4 +85,4 @@ def test_the_engine_as_it_is_passes_the_same_budget(faults: Faults) -> None:
 def test_there_are_enough_of_them() -> None:
     assert len(MUTANTS) >= 15
     assert len({planted.name for planted in MUTANTS}) == len(MUTANTS)
-    assert len(REPLICA_MUTANTS) >= 8
+    assert len(REPLICA_MUTANTS) >= 20

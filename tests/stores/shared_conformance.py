@@ -638,6 +638,13 @@ class SharedStoreConformance:
         b.commit([CancelRequested([run.n for run in runs], NOTE, withdrawn=runs[1].n)])
         assert [row.flags for row in b.rows([run.n for run in runs])] == [0, RunFlag.WITHDRAWN]
 
+    def test_who_is_withdrawn_stays_so_whatever_its_owner_writes_down(self, a: SharedStore, b: SharedStore) -> None:
+        run = a_run(number(a, 1))
+        a.commit([RunCreated(run)])
+        b.commit([CancelRequested([run.n], NOTE, withdrawn=run.n)])
+        a.commit([RunChanged(changed(run, attempt=2))])  # it has not read its mail
+        assert row_of(b, run).flags == RunFlag.WITHDRAWN
+
     @pytest.mark.parametrize("flag", [RunFlag.RELEASED, RunFlag.WITHDRAWN])
     def test_what_the_parent_said_is_not_undone_by_an_older_snapshot(
         self, a: SharedStore, b: SharedStore, flag: RunFlag

@@ -66,6 +66,8 @@ class ReplicaJudge(Judge):
         self._forgotten: set[int] = set()
         self._executions: dict[tuple[str, str], _Execution] = {}
         self._cancelled_for_good: set[int] = set()
+        self._claimed_to_cancel: set[int] = set()
+        """They were marked, and who owns them now was told so when it claimed them."""
 
     def attach(self, universe: Any) -> None:
         """Replicas have entered before anything was asked of them."""
@@ -116,6 +118,7 @@ class ReplicaJudge(Judge):
                 owner is None or owner == number, "27 one of two executes",
                 f"replica {number} owns run {durable.accounts[n].row.run_id}, and replica {owner} does",
             )  # fmt: skip
+        self._claimed_to_cancel.update(n for n in event.ns if n in durable.cancels)
         for books in (durable, self.books.view):
             books.own(number, event.ns)
 
@@ -209,6 +212,12 @@ class ReplicaJudge(Judge):
             child = self.ledger.accounts[n]
             if owners.get(n) != owners.get(account.row.n):
                 self._let_go.pop((account.row.run_id, child.row.parent_step_id or ""), None)
+
+    def _changed(self, row: RunRow) -> None:
+        if row.n in self.books.view.cancels:
+            # Its owner was asked: it is no other's, and was just being taken in when its scope was over.
+            self._let_go.pop((row.parent_run_id or "", row.parent_step_id or ""), None)
+        super()._changed(row)
 
     def _cancelled(self, fact: RunsCancelled, entry: Entry) -> None:
         facts = list(flatten([entry]))
@@ -341,6 +350,10 @@ class ReplicaJudge(Judge):
         account = self.books.durable.accounts.get(row.n)
         is_new_end = row.status.is_terminal and (account is None or not account.has_ended)
         if is_new_end and row.status is not RunStatus.CANCELLED:
+            self.require(
+                row.n not in self._claimed_to_cancel or row.status is RunStatus.FAILED, "21 a cancellation is finished",
+                f"run {row.run_id} is {row.status.value}, and was to be cancelled when replica {number} claimed it",
+            )  # fmt: skip
             above = set(self._cancelled_for_good)
             here = account
             while here is not None:
@@ -463,6 +476,11 @@ class ReplicaJudge(Judge):
                     account is not None, "36 acknowledged is durable",
                     f"run {event.run_id} is said to have started, and is not durable",
                 )  # fmt: skip
+            case "start":
+                self.require(
+                    not event.outcome.startswith("Workflow"), "8 one run for an id",
+                    f"who starts run {event.run_id} is told how it ended: {event.outcome[:80]}",
+                )  # fmt: skip
             case "cancel" if account is not None and not is_error:
                 self.require(
                     account.has_ended, "18 no orphan", f"run {event.run_id} is said to be cancelled, and has not ended"
@@ -504,7 +522,6 @@ class ReplicaJudge(Judge):
             self.require(
                 not left, "28 nothing is stranded", f"in the memory of a replica are still {', '.join(left[:5])}"
             )
-
 
     def _compare_with_book(self) -> None:
         """Whatever was accepted is there at the end, and nothing else."""

@@ -168,14 +168,18 @@ class ReplicaUniverse(Universe):
 
     def freeze(self, process: ReplicaProcess, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after a while."""
-        if not process.is_stopped and not process.is_dead:
+        if self._may_stop(process):
             process.is_frozen = True
             self._stop("pause", process, seconds)
 
     def block(self, process: ReplicaProcess, seconds: float) -> None:
         """Its event loop is kept by something; its threads go on."""
-        if not process.is_stopped and not process.is_dead:
+        if self._may_stop(process):
             self._stop("blocked loop", process, seconds)
+
+    def _may_stop(self, process: ReplicaProcess) -> bool:
+        """What was drawn before all is well may come after."""
+        return not process.is_stopped and not process.is_dead and not self.outages.is_healed
 
     def _stop(self, kind: str, process: ReplicaProcess, seconds: float) -> None:
         process.is_stopped = True
