@@ -13,7 +13,7 @@ from rotor_actors.annotations import annotations_of
 from rotor_actors.budget import Budget
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import DurationError, ErrorInfo, WorkflowDefinitionError
-from rotor_actors.events.expression import condition
+from rotor_actors.events.parsing import condition
 from rotor_actors.flow.options import Batch, Debounce, FlowControl, Idempotency, Singleton
 from rotor_actors.flow.rules import Rules, checked_rules
 from rotor_actors.ids import is_storable

@@ -9,19 +9,8 @@ from typing import Any
 import pytest
 
 from rotor_actors.errors import ExpressionError
-from rotor_actors.events.expression import (
-    DEEPEST,
-    LONGEST,
-    Compare,
-    bind,
-    condition,
-    equality,
-    holds,
-    look_up,
-    own_paths,
-    parse,
-    parse_match,
-)
+from rotor_actors.events.expression import Compare, bind, equality, holds, look_up, own_paths
+from rotor_actors.events.parsing import DEEPEST, LONGEST, condition, parse, parse_match
 from rotor_actors.events.waiters import Waiter, Waiters
 
 DATA = {

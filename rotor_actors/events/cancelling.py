@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from rotor_actors.errors import ExpressionError
-from rotor_actors.events.expression import condition
 from rotor_actors.events.own import bound, own_values
+from rotor_actors.events.parsing import condition
 from rotor_actors.events.waiters import Waiter, Waiters
 from rotor_actors.features import Feature
 from rotor_actors.kernel import Kernel

@@ -13,8 +13,9 @@ import msgspec
 
 from rotor_actors.errors import ExpressionError
 from rotor_actors.events.cancelling import CANCEL_SPACE, CancelOnNote
-from rotor_actors.events.expression import condition, holds
+from rotor_actors.events.expression import holds
 from rotor_actors.events.own import bound
+from rotor_actors.events.parsing import condition
 from rotor_actors.events.waiting import SPACE, WaiterNote
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import CancelNote, CancelRequested, ItemRow, MailKind, MailSent
