@@ -40,6 +40,11 @@ class Lease:
         """Others may own our runs, or will in a moment."""
         return self._is_told or self._monotonic() >= self._until
 
+    @property
+    def left(self) -> float:
+        """Seconds until it is lost, as things stand."""
+        return self._until - self._monotonic()
+
     def check(self) -> bool:
         """Is it held? If not, the incarnation ends here and now: to be asked in the moment before an effect begins."""
         if self.is_lost:
@@ -88,8 +93,10 @@ class Heart:
         try:
             while True:
                 self._ticked_at = self._loop.time()
-                self._lease.check()
-                await asyncio.sleep(self._every / 2)
+                tick = self._every / 2
+                if self._lease.check():  # what is under way is interrupted when it is over, not at the tick behind that
+                    tick = max(0.0, min(tick, self._lease.left))
+                await asyncio.sleep(tick)
         finally:
             self._stopped.set()
 

@@ -78,6 +78,14 @@ class Replica:
                     EOFError(f"replica {self.label} has ended; its log: {self.log.read_text()[-2_000:]}")
                 )
 
+    def says(self, text: str) -> bool:
+        """In its log."""
+        return text in self.log.read_text()
+
+    def wait_for_end(self, timeout: float = START_SECONDS) -> int:
+        """Of itself; gives its exit code."""
+        return self.process.wait(timeout)
+
     # Faults
 
     def kill(self) -> None:
@@ -121,27 +129,44 @@ class Cluster:
         self.ledger.touch()
         self.replicas: list[Replica] = []
 
-    def url_of(self, address: str = "") -> str:
-        """The URL of the schema; at another address, of a proxy, if one is given."""
+    def url_of(self, address: str = "", user: str = "") -> str:
+        """The URL of the schema; at another address, of a proxy, or as another user, if one is given."""
         url = _with_address(self.url, address) if address else self.url
+        if user:
+            url = url.replace("//postgres@", f"//{user}@")
         return f"{url}{'&' if '?' in url else '?'}schema={self.schema}"
 
-    def add(self, label: str, *options: str, address: str = "", within: tuple[str, ...] = ()) -> Replica:
+    def add(
+        self, label: str, *options: str, address: str = "", user: str = "", within: tuple[str, ...] = ()
+    ) -> Replica:
         """One more; `within` is what its command is given to, as in `ip netns exec`."""
         log = self._directory / f"{label}.log"
-        replica = Replica(self.url_of(address), self.ledger, label, log, *options, within=within)
+        replica = Replica(self.url_of(address, user), self.ledger, label, log, *options, within=within)
         self.replicas.append(replica)
         return replica
 
     def add_all(self, labels: str, *options: str) -> list[Replica]:
         return [each.wait_until_open() for each in [self.add(label, *options) for label in labels]]
 
+    def add_all_as(self, user: str, labels: str, *options: str) -> list[Replica]:
+        """As a user of the database, with a password: `name:password`."""
+        return [each.wait_until_open() for each in [self.add(label, *options, user=user) for label in labels]]
+
     def close(self) -> None:
         for each in self.replicas:
             each.stop()
         self.sql(f'DROP SCHEMA IF EXISTS "{self.schema}" CASCADE')
 
+    def named(self, label: str) -> Replica:
+        return next(each for each in reversed(self.replicas) if each.label == label)
+
     # Looking
+
+    def coordinator(self) -> Replica:
+        """The one that coordinates, once there is one."""
+        asked = "SELECT label FROM rotor_replicas JOIN rotor_desk ON number = coordinator"
+        self.wait_until(lambda: bool(self.sql(asked)), 30.0, "a coordinator")
+        return self.named(self.sql(asked)[0][0])
 
     def sql(self, statement: str, *arguments: Any) -> list[Any]:
         async def ask() -> list[Any]:
@@ -159,7 +184,8 @@ class Cluster:
             """
             DO $do$ BEGIN
             CREATE TABLE audit(n bigint, status text, at timestamptz DEFAULT clock_timestamp());
-            CREATE FUNCTION note_end() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$ BEGIN
+            CREATE FUNCTION note_end() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+                SET search_path FROM CURRENT AS $$ BEGIN
                 INSERT INTO audit(n, status) VALUES (NEW.n, NEW.status::text); RETURN NEW; END $$;
             CREATE TRIGGER ended_by_update AFTER UPDATE ON rotor_runs FOR EACH ROW
                 WHEN (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL) EXECUTE FUNCTION note_end();
@@ -216,6 +242,15 @@ class Cluster:
         """How often the body of each step was executed."""
         lines = (line.split() for line in self.ledger.read_text().splitlines())
         return Counter((run_id, key) for run_id, key, _ in lines)
+
+    def ticks(self) -> dict[str, list[float]]:
+        """When each replica's ticking steps wrote, by the clock of this machine."""
+        found: dict[str, list[float]] = {}
+        for line in self.ledger.read_text().splitlines():
+            _, key, label = line.split()
+            if key.startswith("tick@"):
+                found.setdefault(label, []).append(float(key.removeprefix("tick@")))
+        return found
 
     def labels_at_work(self) -> set[str]:
         return {line.split()[2] for line in self.ledger.read_text().splitlines()}

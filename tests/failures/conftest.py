@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from failures.cluster import Cluster
+from failures.proxy import Proxy
 from postgres_server import PostgresServer, all_binaries
 
 IS_LONG = os.environ.get("ROTOR_TEST_REPLICAS") == "long"
@@ -38,5 +39,12 @@ def durable_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def cluster(durable_server: PostgresServer, tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(durable_server.url, f"t{uuid.uuid4().hex[:12]}", tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def proxy(durable_server: PostgresServer) -> Iterator[Proxy]:
+    made = Proxy(durable_server.port)
     yield made
     made.close()

@@ -29,6 +29,7 @@ class Proxy:
         self._target = port
         self._changed = threading.Condition()
         self._mode = Mode.PASS
+        self._last_words: bytes | None = None
         self._connections: set[socket.socket] = set()
         self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
@@ -38,6 +39,14 @@ class Proxy:
         with self._changed:
             self._mode = mode
             self._changed.notify_all()
+
+    def hold_the_reply_to(self, text: bytes) -> None:
+        """From the first statement with this text on: it arrives, and no reply comes back, nor to any later one."""
+        self._last_words = text
+
+    @property
+    def mode(self) -> Mode:
+        return self._mode
 
     def close(self) -> None:
         self._listener.close()
@@ -68,6 +77,8 @@ class Proxy:
         try:
             while data := source.recv(65_536):
                 self._wait_until_not(Mode.HOLD)
+                if not is_reply and self._last_words is not None and self._last_words in data:
+                    self.set(Mode.NO_REPLY)
                 if is_reply and self._mode is Mode.NO_REPLY:
                     self._wait_until_not(Mode.NO_REPLY)
                 if is_reply and self._mode is Mode.CUT:

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 from failures.cluster import Cluster
 from failures.fan_outs import SPREAD, a_fan_out, check_fan_out
 from failures.proxy import Mode, Proxy
-from postgres_server import PostgresServer
-
-
-@pytest.fixture
-def proxy(durable_server: PostgresServer) -> Iterator[Proxy]:
-    made = Proxy(durable_server.port)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("mode", [Mode.HOLD, Mode.NO_REPLY, Mode.CUT])

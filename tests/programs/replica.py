@@ -2,8 +2,7 @@
 
     python replica.py URL LEDGER --label a [--lease 3] [--spill-above 50] [--version 1] [--skew 3600] [--no-hints]
 
-It takes commands as JSON lines on stdin and answers each with one on stdout. Each execution of a step's body appends
-a line to LEDGER, in one write: `run_id key label`.
+It takes commands as JSON lines on stdin and answers each with one on stdout. Its workflows are in `replica_work.py`.
 """
 
 from __future__ import annotations
@@ -19,77 +18,20 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rotor_actors import Context, PostgresStore, Runtime, SystemClock, Workflow, workflow
+from replica_work import ALL, DECODED, versioned, world
+
+from rotor_actors import PostgresStore, Runtime, SystemClock, Workflow
 from rotor_actors.errors import WorkflowCancelledError
 from rotor_actors.replicas.lease import Lease
+from rotor_actors.runners import ProcessPoolRunner
+from rotor_actors.stores.postgres import migrating
 
-ledger = -1
-label = ""
-hold_seconds = 0.0
-
-
-def note(run_id: str, key: str) -> None:
-    """What the world sees of a step."""
-    os.write(ledger, f"{run_id} {key} {label}\n".encode())
-
-
-@workflow(id="leaf")
-async def leaf(ctx: Context, number: int) -> int:
-    return await ctx.step.run("work", work, ctx.run_id, number)
-
-
-async def work(run_id: str, number: int) -> int:
-    note(run_id, "work")
-    if hold_seconds:
-        await asyncio.sleep(hold_seconds)
-    return number
-
-
-@workflow(id="fan-out", retries=0)
-async def fan_out(ctx: Context, count: int) -> int:
-    invoked = [ctx.step.invoke(f"leaf {n}", workflow=leaf, data=n, timeout="1h", placement="any") for n in range(count)]
-    outcomes = await asyncio.gather(*invoked)
-    return sum(outcome.result for outcome in outcomes)
-
-
-@workflow(id="local-fan-out", retries=0)
-async def local_fan_out(ctx: Context, count: int) -> int:
-    invoked = [ctx.step.invoke(f"leaf {n}", workflow=leaf, data=n, timeout="1h") for n in range(count)]
-    return sum(each.result for each in await asyncio.gather(*invoked))
-
-
-@workflow(id="deep", retries=0)
-async def deep(ctx: Context, shape: list[int]) -> int:
-    """A tree: so many children at each level, each wherever there is room."""
-    if not shape:
-        await ctx.step.run("work", work, ctx.run_id, 1)
-        await ctx.step.sleep("stay", "1h")
-        return 1
-    below = [
-        ctx.step.invoke(f"child {n}", workflow=deep, data=shape[1:], timeout="2h", placement="any")
-        for n in range(shape[0])
-    ]
-    return sum(each.result for each in await asyncio.gather(*below))
-
-
-@workflow(id="sleeper", retries=0)
-async def sleeper(ctx: Context, seconds: float) -> int:
-    await ctx.step.run("before", work, ctx.run_id, 1)
-    await ctx.step.sleep("rest", seconds)
-    return await ctx.step.run("after", work, ctx.run_id, 2)
-
-
-def versioned(version: str, takes_over: tuple[str, ...]) -> Workflow[Any, Any]:
-    @workflow(id="versioned", version=version, takes_over=takes_over, retries=0)
-    async def body(ctx: Context, seconds: float) -> str:
-        await ctx.step.sleep("rest", seconds)
-        return await ctx.step.run("say", say_version, version)
-
-    return body
-
-
-async def say_version(version: str) -> str:
-    return version
+# What the next release might bring.
+NEXT_STEP = """
+    ALTER TABLE @.rotor_runs ADD COLUMN colour text;
+    ALTER TABLE @.rotor_mail ADD COLUMN colour text;
+    CREATE INDEX rotor_runs_by_colour ON @.rotor_runs(colour) WHERE colour IS NOT NULL;
+"""
 
 
 class SkewedClock(SystemClock):
@@ -110,6 +52,7 @@ class Commands:
         self._known = known
 
     async def start(self, workflow: str, data: Any = None, run_id: str | None = None) -> str:
+        data = DECODED.get(workflow, lambda given: given)(data)
         handle = await self._runtime.start(self._known[workflow], data, run_id=run_id)
         return handle.run_id
 
@@ -127,7 +70,7 @@ class Commands:
         time.sleep(seconds)  # noqa: ASYNC251
 
     async def ping(self) -> str:
-        return label
+        return world.label
 
 
 async def serve(runtime: Runtime, known: dict[str, Workflow[Any, Any]], stopped: asyncio.Event) -> None:
@@ -154,13 +97,13 @@ async def answer(number: int, doing: Awaitable[Any]) -> None:
 
 async def main(options: argparse.Namespace) -> None:
     current = versioned(options.version, tuple(filter(None, options.takes_over.split(","))))
-    workflows: list[Workflow[Any, Any]] = [leaf, fan_out, local_fan_out, deep, sleeper, current]
+    workflows: list[Workflow[Any, Any]] = [*ALL, current]
     store = PostgresStore(options.url, lease=options.lease, pgbouncer=options.no_hints)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     async with Runtime(
-        store, workflows=workflows, label=label, spill_above=options.spill_above, drain_timeout=options.drain,
-        clock=SkewedClock(options.skew),
+        store, workflows=workflows, label=world.label, spill_above=options.spill_above, drain_timeout=options.drain,
+        clock=SkewedClock(options.skew), step_runners={"cpu": ProcessPoolRunner(max_workers=2)},
     ) as runtime:  # fmt: skip
         print(json.dumps({"id": 0, "value": os.getpid()}), flush=True)
         serving = asyncio.create_task(serve(runtime, {each.id: each for each in workflows}, stopped))
@@ -182,11 +125,14 @@ if __name__ == "__main__":
     parser.add_argument("--drain", type=float, default=1.0)
     parser.add_argument("--no-hints", action="store_true")
     parser.add_argument("--no-fence", action="store_true", help="believe in the lease whatever happens")
+    parser.add_argument("--newer-schema", action="store_true", help="be a program that has one more migration")
     given = parser.parse_args()
-    label, hold_seconds = given.label, given.hold
+    world.open(given.ledger, given.label, given.hold)
     if given.no_fence:
         Lease.check = lambda self: True  # type: ignore[method-assign]
         Lease.lose = lambda self, error: None  # type: ignore[method-assign]
-    ledger = os.open(given.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {label} %(name)s %(message)s")
+    if given.newer_schema:
+        steps = (*migrating.STEPS_TO_VERSION, NEXT_STEP)
+        migrating.__dict__.update(STEPS_TO_VERSION=steps, SCHEMA_VERSION=len(steps))
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {given.label} %(name)s %(message)s")
     asyncio.run(main(given))
