@@ -20,8 +20,8 @@ from typing import Any
 
 import asyncpg
 
-PROGRAM = Path(__file__).parent.parent / "programs" / "replica.py"
-ROOT = PROGRAM.parent.parent.parent
+PROGRAM = ("-m", "programs.replica")
+TESTS = Path(__file__).parent.parent
 START_SECONDS = 30.0
 
 
@@ -33,14 +33,14 @@ class Replica:
     ) -> None:
         self.label = label
         self.log = log
-        command = [*within, sys.executable, str(PROGRAM), url, str(ledger), "--label", label, *options]
+        command = [*within, sys.executable, *PROGRAM, url, str(ledger), "--label", label, *options]
         self._opened: Future[Any] = Future()
         self._answers: dict[int, Future[Any]] = {0: self._opened}
         self._next = 0
         self._writing = threading.Lock()
         with log.open("a") as errors:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=TESTS
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

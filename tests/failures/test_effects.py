@@ -31,6 +31,7 @@ def executed(cluster: Cluster, key: str) -> int:
     return sum(count for (_, each), count in cluster.effects().items() if each == key)
 
 
+@pytest.mark.long
 def test_a_transaction_whose_replica_is_killed_before_its_commit_is_made_once(cluster: Cluster) -> None:
     a, b = cluster.add_all("ab", *SPREAD)
     with_payments(cluster)
@@ -95,6 +96,7 @@ def test_transactions_of_a_fan_out_are_made_once_each_though_their_owners_die(cl
 # Steps in processes of a pool
 
 
+@pytest.mark.long
 def test_what_a_killed_replica_had_in_other_processes_ends_with_it_and_is_done_by_others(
     cluster: Cluster, size: int
 ) -> None:

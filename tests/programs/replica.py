@@ -1,6 +1,6 @@
 """One replica of a service, as a process: for tests that kill, pause, cut off and upgrade it.
 
-    python replica.py URL LEDGER --label a [--lease 3] [--spill-above 50] [--version 1] [--skew 3600] [--no-hints]
+    python -m programs.replica URL LEDGER --label a [--lease 3] [--spill-above 50] [--version 1] [--skew 3600] [--no-hints]
 
 It takes commands as JSON lines on stdin and answers each with one on stdout. Its workflows are in `replica_work.py`.
 """
@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from replica_work import ALL, DECODED, versioned, world
+from programs.replica_work import ALL, DECODED, versioned, world
 
 from rotor_actors import PostgresStore, Runtime, SystemClock, Workflow
 from rotor_actors.errors import WorkflowCancelledError
