@@ -29,6 +29,8 @@ DRAIN_SECONDS = 20
 class Order:
     item: str
     quantity: int = 1
+    after: str = "0s"
+    """Reserved so much later: time enough to kill the replica that waits."""
 
 
 async def reserve(item: str) -> str:
@@ -44,6 +46,7 @@ async def reserve_item(ctx: Context, item: str) -> str:
 @workflow(id="place-order", retries=2)
 async def place_order(ctx: Context, order: Order) -> list[str]:
     """A child for each piece: any replica with room may run it."""
+    await ctx.step.sleep("until", order.after)
     items = [order.item] * order.quantity
     pieces = ctx.step.map("pieces", workflow=reserve_item, items=items, timeout="10m", placement="any")
     return [end.body or "" async for end in pieces]
@@ -89,9 +92,12 @@ async def start_order(order: Order, durable: Durable) -> dict[str, str]:
 
 
 async def read_order(run_id: str, durable: Durable) -> list[str]:
-    """Wherever the order runs: this replica need not be the one that started it."""
+    """Wherever the order runs: this replica need not be the one that started it. On 504 ask again.
+
+    A request that waited longer than the server lets it, when it stops, would end as an error.
+    """
     try:
-        return cast("list[str]", await durable.run(run_id).result(timeout="30s"))
+        return cast("list[str]", await durable.run(run_id).result(timeout="4s"))
     except RunNotFoundError as error:
         raise HTTPException(404, f"no order {run_id}") from error
     except WorkflowTimeoutError as error:
