@@ -21,8 +21,8 @@ from rotor_actors.errors import (
 )
 from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
 from rotor_actors.ids import RandomIds
-from rotor_actors.kernel import Options, Ports
 from rotor_actors.messages import MarkMap, Pending
+from rotor_actors.ports import Options, Ports
 from rotor_actors.records import RunRow, RunStatus
 from rotor_actors.run import Phase, Run
 from rotor_actors.runtime_view import chosen_view

@@ -32,7 +32,7 @@ from rotor_actors.finishing import Finishing
 from rotor_actors.flow.arriving import Arriving
 from rotor_actors.invoking import Invoking
 from rotor_actors.joins import Joins
-from rotor_actors.kernel import Kernel, Options, Ports, Started
+from rotor_actors.kernel import Kernel, Started
 from rotor_actors.leftovers import Leftovers
 from rotor_actors.loading import Loaded, add_ended_since, load
 from rotor_actors.map_state import EndPages
@@ -40,6 +40,7 @@ from rotor_actors.messages import AttemptDue, MarkMap, Pending, TimerFired
 from rotor_actors.paging import Paging
 from rotor_actors.payload import Codec
 from rotor_actors.places import Places
+from rotor_actors.ports import Options, Ports
 from rotor_actors.progress import Progress
 from rotor_actors.records import (
     EventNote,
@@ -62,6 +63,7 @@ from rotor_actors.run_actor import RunActor
 from rotor_actors.run_queue import Runnable
 from rotor_actors.run_timeouts import RunTimeouts
 from rotor_actors.schedules import Schedules
+from rotor_actors.sharing import Sharing
 from rotor_actors.step_task import StepTask
 from rotor_actors.threads import ThreadCall
 from rotor_actors.transactions import Transactions
@@ -113,7 +115,22 @@ class Engine(Kernel):
         self.invoking = Invoking(self, self.finishing, self.budgets)
         self.compensations = Compensations(self, self.finishing)
         self.features.add(self.compensations)
-        # What actors ask of its parts goes to them directly: each way through a method of ours is felt in a fan-out.
+        self._answer_directly()
+        self.places = Places(self)
+        self.features.add(self.places)
+        self.noted_steps = self.places.noted
+        self.forwarding: Forwarding | None = None
+        if self.sharing is not None and self.asking is not None:
+            self.forwarding = self._serve_replicas(self.sharing, self.asking)
+        self.features.add(Detached(self, self.budgets, self.forwarding))
+        self.features.add(Joins(self))
+        self.features.add(CancelSteps(self, self.finishing))
+        self.loading = 0
+        self.to_load: list[Run] = []
+        self.load_wanted = asyncio.Event()
+
+    def _answer_directly(self) -> None:
+        """What actors ask of its parts goes to them directly: each way through a method of ours is felt in a fan-out."""
         self.register = self.registry.register
         self.find_workflow = self.registry.get
         self.known_workflow_ids = self.registry.known_ids
@@ -121,24 +138,17 @@ class Engine(Kernel):
         self.step_codec = self.registry.step_codec
         self.invoke = self.invoking.invoke
         self.step_started = self.steps.started
-        self.places = Places(self)
-        self.features.add(self.places)
-        self.noted_steps = self.places.noted
-        self.forwarding: Forwarding | None = None
-        if self.sharing is not None and self.asking is not None:
-            self.signals.serve(self.sharing)
-            self.sending.serve(self.sharing)
-            self.sending.can_start = lambda: self.arriving.is_ready
-            lines = Lines(self, self.sharing, self.finishing, self.ending, self.asking, self.arriving)
-            self.features.add(lines)
-            self.forwarding = Forwarding(self, self.sharing, self.arriving, self.asking, self.budgets)
-            Coordinator(self, self.sharing, self.arriving)
-        self.features.add(Detached(self, self.budgets, self.forwarding))
-        self.features.add(Joins(self))
-        self.features.add(CancelSteps(self, self.finishing))
-        self.loading = 0
-        self.to_load: list[Run] = []
-        self.load_wanted = asyncio.Event()
+
+    def _serve_replicas(self, sharing: Sharing, asking: Asking) -> Forwarding:
+        """What other replicas ask of this one, and it of them."""
+        self.signals.serve(sharing)
+        self.sending.serve(sharing)
+        self.sending.can_start = lambda: self.arriving.is_ready
+        lines = Lines(self, sharing, self.finishing, self.ending, asking, self.arriving)
+        self.features.add(lines)
+        forwarding = Forwarding(self, sharing, self.arriving, asking, self.budgets)
+        Coordinator(self, sharing, self.arriving)
+        return forwarding
 
     # Driving runs (`RunHost`)
 

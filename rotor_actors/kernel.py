@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -20,20 +19,17 @@ import msgspec
 
 from rotor_actors.admission import Admission
 from rotor_actors.claims import Claims
-from rotor_actors.clock import Clock
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import StoreError
-from rotor_actors.executor import Executor
 from rotor_actors.features import Features
 from rotor_actors.flow.gate import Gate
 from rotor_actors.flow.ticket import Ticket
-from rotor_actors.ids import Ids
 from rotor_actors.in_flight import StepsInFlight
 from rotor_actors.journal import Journal
 from rotor_actors.live_tree import LiveTree
 from rotor_actors.messages import AttemptDue, Pending, StepEnded
-from rotor_actors.observing import Observers
 from rotor_actors.payload import Codecs
+from rotor_actors.ports import Options, Ports
 from rotor_actors.records import (
     Entry,
     ItemPut,
@@ -50,12 +46,10 @@ from rotor_actors.registry import Registry
 from rotor_actors.remote_errors import record
 from rotor_actors.replicas.lease import Lease
 from rotor_actors.replicas.room import Room
-from rotor_actors.retention import Retention
 from rotor_actors.run import Phase, Run, UnderWay
 from rotor_actors.run_queue import Fresh, Runnable, RunQueue
 from rotor_actors.sharing import Sharing
 from rotor_actors.step_runner import StepRunner
-from rotor_actors.stores.base import Store
 from rotor_actors.stores.shared import SharedStore, is_shared
 from rotor_actors.stuck import Stuck
 from rotor_actors.threads import Threads
@@ -72,41 +66,6 @@ MOST_ENTRIES_WAITING = 20_000
 # For how many slices a busy runtime gathers entries before it commits what is less than enough.
 SLICES_PER_COMMIT = 2
 _MOST_DURATIONS = 1_000
-
-
-class Options(msgspec.Struct, frozen=True):
-    """What `Runtime` was told; durations in seconds."""
-
-    max_depth: int | None = 100
-    cancel_grace: float = 5.0
-    drain_timeout: float = 10.0
-    max_active_runs: int | None = None
-    strict_replay: bool = False
-    payload_limit: int = 4 * 2**20
-    max_recoveries: int = 10
-    retention: Retention | None = None
-    remember_event_ids: float = 86_400.0
-    label: str = ""
-    spill_above: int | None = None
-    is_visitor: bool = False
-    """Many replicas: it runs nothing and coordinates nothing; it is there to tell runs something."""
-    is_home: Callable[[Workflow[Any, Any], str], bool] | None = None
-    """Of several stores: is it this one where the workflow's schedule runs, and where an event of this id starts it?"""
-    forward: Callable[[], None] | None = None
-    """Of several stores: what steps send is to go to the others, and this says that there is some."""
-
-
-class Ports(msgspec.Struct):
-    """What the engine gets from outside: time, chance, names, a disk, and where blocking calls are made."""
-
-    clock: Clock
-    ids: Ids
-    rng: random.Random
-    store: Store
-    writer: Executor
-    reader: Executor
-    observers: Observers = msgspec.field(default_factory=lambda: Observers(()))
-    step_runners: dict[str, StepRunner] = {}
 
 
 class Started(NamedTuple):

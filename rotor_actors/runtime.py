@@ -19,8 +19,8 @@ from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import RuntimeStateError, StoreError
 from rotor_actors.executor import Executor, InlineExecutor, ThreadExecutor
 from rotor_actors.ids import Ids, RandomIds, is_storable
-from rotor_actors.kernel import Options, Ports
 from rotor_actors.observing import Observer, Observers
+from rotor_actors.ports import Options, Ports
 from rotor_actors.replicas.incarnations import Incarnations
 from rotor_actors.retention import Retention
 from rotor_actors.service import Service

@@ -11,8 +11,8 @@ from typing import Any
 from rotor_actors import set_order
 from rotor_actors.engine import Engine
 from rotor_actors.errors import RuntimeStateError, StoreError, StoreFullError
-from rotor_actors.kernel import Options, Ports
 from rotor_actors.loader import Loader
+from rotor_actors.ports import Options, Ports
 from rotor_actors.records import ItemRow, RunRow
 from rotor_actors.recovery import Recovery, find_adopters
 from rotor_actors.replicas.replica import Replica

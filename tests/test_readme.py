@@ -11,7 +11,7 @@ import pytest
 
 from rotor_actors import RetryPolicy, Runtime, durations, errors, invoke_request, step_run
 from rotor_actors import threads as worker_threads
-from rotor_actors.kernel import Options
+from rotor_actors.ports import Options
 from rotor_actors.workflows import DEFAULT_RETRIES
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ import msgspec
 
 from rotor_actors.engine import Engine
 from rotor_actors.errors import ReplicaFencedError, StoreError
-from rotor_actors.kernel import Options, Ports
+from rotor_actors.ports import Options, Ports
 from rotor_actors.recovery import Recovery
 from rotor_actors.replicas.claiming import Claiming, declare
 from rotor_actors.replicas.database_clock import DatabaseClock, clock_for_replica

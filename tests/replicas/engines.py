@@ -25,10 +25,10 @@ from rotor_actors.errors import StoreError
 from rotor_actors.executor import InlineExecutor
 from rotor_actors.flow.ticket import Ticket
 from rotor_actors.ids import RandomIds
-from rotor_actors.kernel import Options, Ports
 from rotor_actors.loader import Loader
 from rotor_actors.messages import AttemptDue
 from rotor_actors.observing import Observer, Observers
+from rotor_actors.ports import Options, Ports
 from rotor_actors.records import Entry, RunFlag, RunRow, RunsReleased, RunStatus, flatten
 from rotor_actors.roots import start_root
 from rotor_actors.run import Phase, Run
