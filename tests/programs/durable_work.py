@@ -1,8 +1,9 @@
 """A workload for tests that kill it: each step writes its name to a file, durably, before it returns.
 
-    python durable_work.py STORE EFFECTS [--uvloop]
+    python durable_work.py STORE EFFECTS [--uvloop] [--most N]
 
-It goes on where the last one was killed, prints the result and ends.
+It goes on where the last one was killed, prints the result and ends. With `--most` it stands still when so many side
+effects have happened, over all its lives: it waits to be killed, however late somebody looks.
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ STEPS_OF_CHILD = 3
 STEPS_OF_PARENT = 8
 
 effects = -1
+left = 10**9
 
 
 def write_down(name: str) -> None:
+    global left
+    left -= 1
     os.write(effects, f"{name}\n".encode())
     os.fsync(effects)
 
 
 async def effect(run_id: str, name: str, value: int) -> int:
+    if left <= 0:
+        await asyncio.Event().wait()
     write_down(f"{run_id} {name}")
     await asyncio.sleep(0.001)  # so that a kill finds some of them half done
     return value
@@ -58,6 +64,9 @@ async def main(store: str) -> None:
 
 if __name__ == "__main__":
     effects = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    if "--most" in sys.argv:
+        with open(sys.argv[2], "rb") as before:
+            left = int(sys.argv[sys.argv.index("--most") + 1]) - len(before.readlines())
     if "--uvloop" in sys.argv:
         import uvloop
 
