@@ -23,7 +23,7 @@ from rotor_actors import RunStatus, RuntimeView
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # What a loaded machine may add to `drain_timeout` + 1 s.
-SLACK_SECONDS = 4.0
+SLACK_SECONDS = 20.0  # for a loaded machine; a tab that keeps a server from stopping keeps it for ever
 
 SERVERS = {
     "uvicorn": ["uvicorn", "--port", "{port}", "served_app:app"],

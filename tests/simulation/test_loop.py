@@ -28,7 +28,7 @@ def test_a_day_passes_in_no_time() -> None:
 
     began = time.perf_counter()
     assert run(main) == pytest.approx(24 * 3600, abs=0.01)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 60
 
 
 @pytest.mark.parametrize("policy", POLICIES)
