@@ -43,7 +43,7 @@ class Controlling(Access):
                 return await self._cancel(run_id, reason, began_at)
             except StoreError as error:
                 assert service is not None
-                await self._life_after(service, error)  # then ask again, for what became of it is unknown
+                await self._next_life(service, error)  # then ask again, for what became of it is unknown
 
     async def _cancel(self, run_id: str, reason: str, began_at: float) -> CancelReport:
         engine, service = self._open(), self._service

@@ -23,6 +23,7 @@ __all__ = [
     "ExpressionError",
     "InvokeDepthError",
     "InvokeTargetError",
+    "NoReplicaError",
     "NonDeterminismError",
     "NonRetriableError",
     "PayloadError",
@@ -390,6 +391,11 @@ class RuntimeStateError(RotorError):
 class AnswerTimeoutError(RotorError):
     """Many replicas: what was asked of another is recorded and will be done once, but nobody has done it yet. Asking
     again would ask for it a second time: look first what has become of it."""
+
+
+class NoReplicaError(RotorError):
+    """Many replicas: nobody is there who could do what was asked. The message says whether it was recorded; if not, start a
+    replica (`rotor serve`), then ask again."""
 
 
 class StoreError(RotorError):

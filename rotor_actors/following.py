@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from rotor_actors.engine import Engine
+from rotor_actors.errors import StoreError
 from rotor_actors.looking import Looking
 from rotor_actors.progress import Report, Subscription, reports_of
 from rotor_actors.records import RunRow
@@ -20,6 +22,23 @@ class Following(Looking):
 
     async def updates_of(self, run_id: str, key: str | None = None) -> AsyncGenerator[Update, None]:
         """What `RunHandle.updates` gives, by run id."""
+        seen: dict[str, tuple[int, int]] = {}
+        while True:
+            service = self._service
+            try:
+                async with aclosing(self._updates(run_id, key, seen)) as updates:
+                    async for update in updates:
+                        yield update
+                return
+            except StoreError as error:
+                if service is None:
+                    raise
+                await self._next_life(service, error)
+
+    async def _updates(
+        self, run_id: str, key: str | None, seen: dict[str, tuple[int, int]]
+    ) -> AsyncGenerator[Update, None]:
+        """Those that were not seen, for as long as this life of the runtime lasts."""
         engine = self._open()
         row = await self._row(run_id)
         subscription, end = engine.progress.subscribe(row.n)
@@ -30,7 +49,6 @@ class Following(Looking):
         assert self._service is not None
         ended = None if run is None or run.row.status.is_terminal else self._service.wait_for(run)
         try:
-            seen: dict[str, tuple[int, int]] = {}
             for update in await self._newer(row.n, seen, key):
                 yield update
             while ended is not None:

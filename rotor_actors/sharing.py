@@ -52,6 +52,8 @@ class Sharing:
         """What is done when there is a hint, and each second or so."""
         self.others = 0
         """How many other replicas there were when they were counted last, about a second ago."""
+        self.is_served = True
+        """When they were counted, there was another that runs or coordinates something."""
         self.is_draining = False
         """It is about to close: nothing is claimed or left to others any more."""
         self.wants_more = False

@@ -36,7 +36,10 @@ class Waiting(Controlling, Following):
                 row = run if isinstance(run, RunRow) else await self._wait(run, limit)
             except StoreError as error:
                 assert service is not None
-                await _within(self._life_after(service, error), limit)
+                if service.failure is None:
+                    await self._next_life(service, error)
+                else:
+                    await _within(self._life_after(service, error), limit)
                 service = self._service
             else:
                 return self._outcome(self._engine, row)

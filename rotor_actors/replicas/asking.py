@@ -12,7 +12,7 @@ from functools import partial
 
 import msgspec
 
-from rotor_actors.errors import AnswerTimeoutError, RuntimeStateError
+from rotor_actors.errors import AnswerTimeoutError, NoReplicaError, RuntimeStateError
 from rotor_actors.features import Feature
 from rotor_actors.kernel import Kernel
 from rotor_actors.messages import Known, Pending
@@ -35,12 +35,13 @@ from rotor_actors.remote_errors import RecordedError, rebuild
 from rotor_actors.replicas.remote import RemoteRuns
 from rotor_actors.run import Run
 from rotor_actors.sharing import Sharing
-from rotor_actors.stores.shared import Mail
+from rotor_actors.stores.shared import Mail, ReplicaRow
 
 SPACE = "asked"
 
 # Longer than it takes until a replica that is gone is noticed, and another is the coordinator.
 ANSWER_SECONDS = 60.0
+_LOOK_SECONDS = 0.2
 
 
 class Asker(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -111,10 +112,14 @@ class Asking(Feature):
 
         Raises:
             AnswerTimeoutError: none has come yet. What was asked is in the store, and will be done.
+            NoReplicaError: this one only visits, and there is no other: none to begin with, and nothing was recorded; or
+                none any more.
 
         Cancelling the caller does not take the question back.
         """
         kernel = self._kernel
+        if kernel.options.is_visitor:
+            await self._look_for_others(what)
         self._last += 1
         number = self._last
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
@@ -131,15 +136,38 @@ class Asking(Feature):
         seq = kernel.journal.append(Together(entries))
         clock = kernel.ports.clock
         alarm = clock.call_at(clock.now() + ANSWER_SECONDS, partial(_give_up, future, what))
+        watch = asyncio.ensure_future(self._watch_others(future, what)) if kernel.options.is_visitor else None
         try:
             await kernel.journal.durable(seq)
             return await future
         finally:
             alarm.cancel()
+            if watch is not None:
+                watch.cancel()
             self._waiting.pop(number, None)
             self._remote.no_longer(to, unanswered)
             if future.done() and not future.cancelled():
                 future.exception()  # the caller may be told of something else first
+
+    async def _look_for_others(self, what: str) -> None:
+        """Nobody would answer, for a minute: who only visits does nothing itself."""
+        kernel, store = self._kernel, self._sharing.store
+        if not are_served(await kernel.ports.reader.call(store.replicas), self._sharing.replica, kernel.now()):
+            raise NoReplicaError(
+                f"{what}: no replica is alive that could do it, and nothing was recorded: start one (rotor serve), then ask "
+                f"again; rotor replicas shows them"
+            )
+
+    async def _watch_others(self, future: asyncio.Future[Answer | None], what: str) -> None:
+        while not future.done():
+            await asyncio.sleep(_LOOK_SECONDS)
+            if not self._sharing.is_served and not future.done():
+                future.set_exception(
+                    NoReplicaError(
+                        f"{what}: the last replica that could do it is gone; it is recorded, and will be done once, by the "
+                        f"next that comes: start one (rotor serve), and do not ask again"
+                    )
+                )
 
     def _answered(self, mail: Mail, run: Run | None) -> None:
         answer = msgspec.msgpack.decode(mail.body or b"", type=Answer)
@@ -225,6 +253,14 @@ class Asking(Feature):
 
     def run_ended(self, run: Run) -> None:
         self._of_run.pop(run.row.n, None)
+
+
+def are_served(replicas: list[ReplicaRow], me: int, now: float) -> bool:
+    """Is there another that runs or coordinates something? One that only visits declares nothing."""
+    return any(
+        each.number != me and not each.is_draining and each.lease_until > now and (each.declared or each.is_coordinator)
+        for each in replicas
+    )
 
 
 def _item_key(run: Run, key: bytes) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 from rotor_actors.engine import Engine
 from rotor_actors.errors import StoreError
 from rotor_actors.observing import ReplicasSeen
+from rotor_actors.replicas.asking import are_served
 from rotor_actors.replicas.parking import Parking
 from rotor_actors.replicas.taking_in import TakingIn
 from rotor_actors.sharing import Sharing
@@ -49,6 +50,7 @@ class Claiming:
             _logger.warning("%d runs of replicas that are gone have no owner now", freed)
         replicas = await ports.reader.call(store.replicas)
         me = self._sharing.replica
+        self._sharing.is_served = are_served(replicas, me, self._engine.now())
         self._sharing.others = sum(1 for each in replicas if each.number != me and not each.is_draining)
         if self._engine.observers.see_replicas and self._looks % _LOOKS_PER_SHOWING == 0:
             await self._show(len(replicas))

@@ -33,7 +33,7 @@ class Incarnations:
         self._make = make
         self._became = became
         self._chance = chance
-        self._begins_anew = is_shared(store)
+        self.begins_anew = is_shared(store)
         self._service: Service | None = None
         self._beginning: asyncio.Task[None] | None = None
         self._waiters: set[asyncio.Future[None]] = set()
@@ -41,7 +41,7 @@ class Incarnations:
 
     async def open(self, workflows: Iterable[Workflow[Any, Any]]) -> Service:
         """The first life. What keeps it from beginning is raised."""
-        self._service = service = self._make(self._lost if self._begins_anew else None)
+        self._service = service = self._make(self._lost if self.begins_anew else None)
         self._became(service)
         await service.open(workflows)
         return service
@@ -64,7 +64,7 @@ class Incarnations:
         """A future of the life after this one, which was lost; None where there is none, or this one lives.
 
         Raises RuntimeStateError, by the future, when the runtime is closed before."""
-        if not self._begins_anew or self._is_closing or lost.failure is None:
+        if not self.begins_anew or self._is_closing or lost.failure is None:
             return None
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._service is not lost and self._beginning is None:

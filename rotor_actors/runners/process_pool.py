@@ -17,12 +17,16 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from rotor_actors.runners.worker import Worker
+from rotor_actors.runners.worker import NotBegunError, Worker
 from rotor_actors.step_runner import StepCall, check_importable
 
 __all__ = ["ProcessPoolRunner"]
 
 T = TypeVar("T")
+
+# A worker may die while it has nothing to do: the step that it would have had next goes to another. When these die, too,
+# there is more wrong than that.
+_MOST_WORKERS = 3
 
 
 class ProcessPoolRunner:
@@ -39,7 +43,8 @@ class ProcessPoolRunner:
     the result then goes through the step's codec as ever. Context variables and log handlers stay behind.
 
     A step that is cancelled or times out has its process killed (with what that has started) and replaced, others are
-    not touched. A process that dies by itself fails its step with `WorkerLostError`, which retries heed. When this
+    not touched. A process that dies by itself fails its step with `WorkerLostError`, which retries heed; a step that it
+    had not begun goes to another. When this
     process dies its workers end, too.
 
     Raises:
@@ -67,14 +72,37 @@ class ProcessPoolRunner:
         if self._limiter is None:  # made late: it belongs to the loop that runs then
             self._limiter = anyio.CapacityLimiter(self._max_workers)
         async with self._limiter:
-            reply = await self._executed(self._take(), call, began)
+            reply = await self._executed(call, began)
         return reply()
 
-    async def _executed(self, worker: Worker, call: StepCall, began: Callable[[], None]) -> Callable[[], Any]:
+    async def _executed(self, call: StepCall, began: Callable[[], None]) -> Callable[[], Any]:
+        has_begun = False
+
+        def begin() -> None:
+            nonlocal has_begun
+            if not has_begun:
+                has_begun = True
+                began()
+
+        for _ in range(_MOST_WORKERS - 1):
+            try:
+                return await self._executed_by(self._take(), call, begin)
+            except NotBegunError:
+                continue
+        worker = self._take()
+        try:
+            return await self._executed_by(worker, call, begin)
+        except NotBegunError as error:
+            raise worker.lost(call, error) from error
+
+    async def _executed_by(self, worker: Worker, call: StepCall, begin: Callable[[], None]) -> Callable[[], Any]:
         try:
             await _in_thread(worker.make_ready)
-            began()
+            begin()
             reply = await _in_thread(partial(worker.execute, call))
+        except NotBegunError:
+            await self._end(worker)
+            raise
         except (OSError, EOFError) as error:
             await self._end(worker)
             raise worker.lost(call, error) from error

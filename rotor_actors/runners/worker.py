@@ -18,15 +18,19 @@ from rotor_actors.errors import WorkerLostError
 from rotor_actors.runners.work import opened, packed, perform
 from rotor_actors.step_runner import StepCall
 
-__all__ = ["Reply", "Worker"]
+__all__ = ["NotBegunError", "Reply", "Worker"]
 
-_READY = b"ready"
+_READY, _BEGUN = b"ready", b"begun"
 # Importing the program's modules comes first: some take long.
 _START_SECONDS = 120.0
 _END_SECONDS = 2.0
 
 Reply = Callable[[], Any]
 """Gives what the call returned, or raises what it raised."""
+
+
+class NotBegunError(OSError):
+    """The process died, and the call had certainly not begun: another may have it."""
 
 
 class Worker:
@@ -68,12 +72,20 @@ class Worker:
         self._is_ready = True
 
     def execute(self, call: StepCall) -> Reply:
-        """Raises OSError, EOFError if it dies; what the call itself raises is in the reply."""
+        """Raises OSError, EOFError if it dies, NotBegunError if it had not begun; what the call itself raises is in the
+        reply."""
         try:
             request = packed(call)
         except Exception as error:
             return _raising(error)
-        self._pipe.send_bytes(request)
+        try:
+            self._pipe.send_bytes(request)
+            # What it says before it begins is there to be read even when it has died since.
+            begun = self._pipe.recv_bytes()
+        except (OSError, EOFError) as error:
+            raise NotBegunError(*error.args) from error
+        if begun != _BEGUN:
+            raise OSError("it spoke another protocol")
         answer = self._pipe.recv_bytes()
         self.calls += 1
         try:
@@ -144,7 +156,9 @@ def serve(pipe: Connection) -> None:
     try:
         pipe.send_bytes(_READY)
         while True:
-            pipe.send_bytes(perform(pipe.recv_bytes()))
+            request = pipe.recv_bytes()
+            pipe.send_bytes(_BEGUN)
+            pipe.send_bytes(perform(request))
     except (EOFError, OSError):
         pass  # it is not wanted any more
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 from rotor_actors import ManualClock, Runtime, Workflow
-from rotor_actors.errors import StoreError
+from rotor_actors.errors import StoreError, StoreUnavailableError
 from rotor_actors.records import Entry, Fact, RunRow, flatten
 from rotor_actors.replicas.replica import Replica
 from rotor_actors.service import Service
@@ -44,12 +44,12 @@ class MortalStore(SharedMemoryStore):
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
         if name in _ASKING and self.is_cut_off:
-            raise StoreError("the database is away")
+            raise StoreUnavailableError("the database is away")
         return found
 
     def open(self) -> None:
         if self.is_cut_off:
-            raise StoreError("the database is away")
+            raise StoreUnavailableError("the database is away")
         super().open()
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class MortalStore(SharedMemoryStore):
 
 _ASKING = frozenset(
     ("beat", "claim", "commit", "declare", "drain", "find", "histories", "items_of", "mail", "reap", "remote_children",
-     "replicas", "rows", "take", "try_commit")
+     "replicas", "rows", "take", "try_commit", "list_runs", "items", "item", "steps", "owners")
 )  # fmt: skip
 
 

@@ -102,14 +102,15 @@ async def test_a_replica_whose_database_is_away_comes_back_with_it() -> None:
         starting = asyncio.ensure_future(only.start(child, 4))
         while fleet.service_of(only).failure is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        with pytest.raises(StoreError):
-            await only.info(handle.run_id)
+        looking = asyncio.ensure_future(only.info(handle.run_id))
         with pytest.raises(StoreError):
             await only.start(child, 5)
         await asyncio.sleep(0.2)
         assert not starting.done(), "whether it was recorded is not known yet"
+        assert not looking.done()
         fleet.come_back(only)
         await fleet.until_anew(only, number)
+        assert (await looking).run_id == handle.run_id
         await fleet.expire(number)
         with pytest.raises(StoreUnavailableError, match="was not started"):
             await starting
@@ -128,6 +129,45 @@ async def test_who_waits_for_a_result_gets_the_timeout_while_the_database_is_awa
         await fleet.clock.advance("31s")
         with pytest.raises(WorkflowTimeoutError):
             await waiting
+
+
+@pytest.mark.parametrize("is_noticed", [True, False])
+async def test_who_looks_waits_for_the_database_but_not_for_ever(is_noticed: bool) -> None:
+    async with Fleet(child) as fleet:
+        only = await fleet.open()
+        handle = await only.start(child, 3)
+        await fleet.settle()
+        fleet.cut_off(only)
+        if is_noticed:
+            fleet.service_of(only).engine.journal.fail(StoreUnavailableError("the database is away"))
+        looking = [asyncio.ensure_future(look) for look in (handle.info(), only.runs(), handle.progress())]
+        await asyncio.sleep(0.05)
+        assert not any(each.done() for each in looking)
+        await fleet.clock.advance("31s")
+        for each in looking:
+            with pytest.raises(StoreUnavailableError, match=r"away for 30 s.*look at the server, then ask again"):
+                await each
+
+
+async def test_a_cancellation_that_is_asked_for_while_the_database_is_away_is_done_when_it_is_there_again() -> None:
+    async with Fleet(child) as fleet:
+        only = await fleet.open()
+        handle = await only.start(child, 3)
+        await fleet.settle()
+        number = fleet.store_of(only).replica
+        fleet.cut_off(only)
+        asked = [asyncio.ensure_future(only.cancel(handle.run_id, "enough"))]
+        while fleet.service_of(only).failure is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        asked.append(asyncio.ensure_future(only.cancel(handle.run_id, "enough")))
+        await asyncio.sleep(0.05)
+        assert not any(each.done() for each in asked)
+        fleet.come_back(only)
+        await fleet.until_anew(only, number)
+        await fleet.expire(number)
+        reports = await fleet.clock.until(asyncio.gather(*asked))
+        assert all(handle.run_id in (*report.cancelled, *report.already_ended) for report in reports)
+        assert (await handle.status()).value == "cancelled"
 
 
 async def test_who_waits_for_the_database_is_told_when_the_runtime_closes() -> None:

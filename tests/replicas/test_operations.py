@@ -10,7 +10,7 @@ import pytest
 from fleet import Fleet
 
 from rotor_actors import Context, RunStatus, RuntimeView, workflow
-from rotor_actors.errors import StoreError
+from rotor_actors.errors import NoReplicaError, StoreError
 from rotor_actors.stores.shared_memory import SharedMemoryView
 from rotor_actors.telemetry import Metrics
 
@@ -109,3 +109,35 @@ async def test_metrics_tell_of_replicas_and_of_runs_that_nobody_can_run() -> Non
         assert {name: told[f"rotor_{name}"] for name in ("replicas", "coordinator", "unowned_runs", "stuck_runs")} == {
             "replicas": "1.0", "coordinator": "1.0", "unowned_runs": "3.0", "stuck_runs": "3.0",
         }  # fmt: skip
+
+
+SENT = {"name": "order", "data": 1}
+PAUSED = {"key": "other"}
+
+
+@pytest.mark.parametrize(("verb", "arguments"), [("send", SENT), ("pause_key", PAUSED)])
+async def test_who_asks_where_no_replica_is_alive_is_told_so_at_once_and_nothing_is_recorded(
+    verb: str, arguments: dict[str, Any]
+) -> None:
+    async with Fleet(nap) as fleet:
+        only = await fleet.open()
+        await fleet.close(only)
+        async with RuntimeView(SharedMemoryView(fleet.database, lease=1e9), clock=fleet.clock) as view:
+            with pytest.raises(NoReplicaError, match="nothing was recorded: start one"):
+                await view.perform(verb, arguments)
+        assert not fleet.database.office.letters
+
+
+async def test_who_asks_the_last_replica_and_that_is_gone_is_told_that_it_is_recorded() -> None:
+    async with Fleet(nap, other) as fleet:
+        only = await fleet.open()
+        number = fleet.store_of(only).replica
+        fleet.cut_off(only)
+        async with RuntimeView(SharedMemoryView(fleet.database, lease=2.0), clock=fleet.clock) as view:
+            asked = asyncio.ensure_future(view.perform("send", SENT))
+            while not fleet.database.office.letters:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            fleet.database.replica_rows[number].lease_until = float("-inf")
+            with pytest.raises(NoReplicaError, match="it is recorded, and will be done once"):
+                await asked
+        assert len(fleet.database.office.letters) == 1

@@ -8,6 +8,7 @@ import pytest
 from fleet import Fleet
 
 from rotor_actors import Context, RunHandle, workflow
+from rotor_actors.errors import StoreUnavailableError
 
 pytestmark = pytest.mark.asyncio
 
@@ -41,3 +42,23 @@ async def test_reports_are_followed_over_a_change_of_owner() -> None:
         await fleet.kill(first)
         assert await fleet.clock.until(followed) == [0, 1, 2, 3]
         assert (await second.run(handle.run_id).progress())["at"].value == 3
+
+
+async def test_reports_are_followed_through_an_outage_of_the_database_and_none_is_given_twice() -> None:
+    async with Fleet(reporter) as fleet:
+        only = await fleet.open()
+        handle = await only.start(reporter, 4)
+        followed = asyncio.ensure_future(_follow(handle))
+        await fleet.clock.advance("12s")
+        number = fleet.store_of(only).replica
+        fleet.cut_off(only)
+        fleet.service_of(only).engine.journal.fail(StoreUnavailableError("the database is away"))
+        late = asyncio.ensure_future(_follow(handle))
+        await asyncio.sleep(0.05)
+        assert not followed.done()
+        assert not late.done()
+        fleet.come_back(only)
+        await fleet.until_anew(only, number)
+        await fleet.expire(number)
+        assert await fleet.clock.until(followed) == [0, 1, 2, 3]
+        assert (await fleet.clock.until(late))[-1] == 3

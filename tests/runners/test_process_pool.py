@@ -25,6 +25,7 @@ from rotor_actors.errors import (
     WorkflowCancelledError,
 )
 from rotor_actors.runners import InProcessRunner, ProcessPoolRunner, StepCall
+from rotor_actors.runners.worker import Worker
 
 pytestmark = pytest.mark.asyncio
 
@@ -256,6 +257,23 @@ async def test_a_worker_is_replaced_after_so_many_steps_and_one_that_died_idle_a
         first, second, third, last = await runtime.execute(counted)
     assert first == second
     assert len({second, third, last}) == 3
+
+
+async def test_a_step_that_was_given_to_a_worker_that_had_died_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    @workflow(id="given")
+    async def given(ctx: Context) -> list[int]:
+        first = await ctx.step.run("first", bodies.whoami, runner="cpu")
+        with suppress(ProcessLookupError):
+            os.kill(first, signal.SIGKILL)
+        await ctx.step.run("until", until, lambda: not bodies.is_alive(first))
+        return [first, await ctx.step.run("last", bodies.whoami, runner="cpu", retries=0)]
+
+    monkeypatch.setattr(Worker, "is_alive", True)  # its death is seen only when it is given the step
+    async with opened(ProcessPoolRunner(max_workers=1)) as runtime:
+        first, last = await runtime.execute(given, run_id="given")
+        steps = await runtime.steps("given")
+    assert first != last
+    assert [step.attempts for step in steps] == [1, 1, 1]
 
 
 async def test_a_memoized_step_needs_no_runner_and_may_move_from_one_to_another() -> None:
