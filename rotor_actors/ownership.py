@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeGuard
 
 import msgspec
@@ -71,3 +71,8 @@ def whose(row: RunRow, owner: int | None, known: Ownership) -> str:
         version = "" if row.version is None else f" in version {row.version!r}"
         return f"no replica owns it, and none that is alive can run workflow {row.workflow_id!r}{version}"
     return "no replica owns it yet: whichever has room claims it"
+
+
+def without_undoing(names: Collection[str]) -> list[str]:
+    """The ids of workflows to show: what undoes the steps of one comes with it, and is not worth the room."""
+    return [name for name in names if not (name.endswith(".undo") and name.removesuffix(".undo") in names)]

@@ -12,6 +12,7 @@ import msgspec
 from rotor_actors.cli.main import DONE, FAILED, UsageError
 from rotor_actors.cli.output import as_json, print_rows
 from rotor_actors.cli.stores import stores_of
+from rotor_actors.ownership import without_undoing
 from rotor_actors.runtime_view import RuntimeView
 from rotor_actors.stores.shared import is_shared_view
 from rotor_actors.views import ReplicaInfo, UnownedRuns
@@ -46,8 +47,9 @@ def replicas(options: argparse.Namespace) -> int:
 
 def row_of(replica: ReplicaInfo) -> dict[str, Any]:
     """What a table has room for."""
-    workflows = (name if versions is None else f"{name}@{'|'.join(versions)}"
-                 for name, versions in replica.workflows.items() if not _is_undo_of(name, replica))  # fmt: skip
+    by_name = replica.workflows
+    workflows = (name if (versions := by_name[name]) is None else f"{name}@{'|'.join(versions)}"
+                 for name in without_undoing(by_name))  # fmt: skip
     roles = {"coordinator": replica.is_coordinator, "draining": replica.is_draining}
     return {
         "replica": replica.label,
@@ -58,11 +60,6 @@ def row_of(replica: ReplicaInfo) -> dict[str, Any]:
         "role": " ".join(role for role, has in roles.items() if has),
         "workflows": " ".join(workflows),
     }
-
-
-def _is_undo_of(name: str, replica: ReplicaInfo) -> bool:
-    """What undoes the steps of a workflow comes with it, and is not worth the room."""
-    return name.endswith(".undo") and name.removesuffix(".undo") in replica.workflows
 
 
 def _unowned_row(each: UnownedRuns) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import re
 from importlib import metadata
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from rotor_actors.dashboard.actions import Actions
 from rotor_actors.dashboard.app import Dashboard
 from rotor_actors.dashboard.asgi import HttpError, Request, Response
@@ -15,7 +17,8 @@ from rotor_actors.dashboard.running import workflows
 from rotor_actors.dashboard.shapes import Redact
 from rotor_actors.dashboard.window import Window
 from rotor_actors.exports import export_tree
-from rotor_actors.ownership import Ownership, has_owners, read_ownership
+from rotor_actors.ownership import Ownership, has_owners, read_ownership, without_undoing
+from rotor_actors.stores.shared import ReplicaRow
 
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -63,6 +66,7 @@ def build(
 
     async def replicas(_: Request, __: Visitor) -> Ownership:
         known: Ownership = await window.read(lambda store: read_ownership(store, window.now()))
+        known.replicas = [_as_shown(each) for each in known.replicas]
         return known
 
     async def export(request: Request, _: Visitor) -> Response:
@@ -92,3 +96,8 @@ def build(
         window.not_ready,
         (lambda: Response(metrics.text(), metrics.content_type)) if metrics is not None else None,
     )
+
+
+def _as_shown(replica: ReplicaRow) -> ReplicaRow:
+    names = without_undoing([each.workflow_id for each in replica.declared])
+    return msgspec.structs.replace(replica, declared=[each for each in replica.declared if each.workflow_id in names])

@@ -47,7 +47,7 @@ class Claiming:
         ports, store = self._engine.ports, self._sharing.store
         freed = await ports.writer.call(store.reap)
         if freed:
-            _logger.warning("%d runs of replicas that are gone have no owner now", freed)
+            _logger.warning("runs that have no owner now, since their replicas are gone: %d", freed)
         replicas = await ports.reader.call(store.replicas)
         me = self._sharing.replica
         self._sharing.is_served = are_served(replicas, me, self._engine.now())

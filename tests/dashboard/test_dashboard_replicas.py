@@ -119,6 +119,14 @@ async def test_the_page_has_all_of_it(database: SharedDatabase) -> None:
         assert (await get(view.dashboard(), "api/run", id=f"run-{(1 << 32) + 1}"))["run"]["owner"] == "web-1 (1)"
 
 
+async def test_what_undoes_a_workflow_that_is_shown_is_not_named_beside_it() -> None:
+    database = SharedDatabase()
+    opened(database, "web-1", Declared("trip"), Declared("trip.undo"), Declared("hotel.undo"))
+    async with RuntimeView(SharedMemoryView(database)) as view:
+        (replica,) = (await get(view.dashboard(), "api/replicas"))["replicas"]
+    assert [each["workflow_id"] for each in replica["declared"]] == ["trip", "hotel.undo"]
+
+
 async def test_a_store_of_one_owner_has_none() -> None:
     async with Runtime(":memory:") as runtime:
         assert (await runtime.replicas(), await runtime.unowned()) == ([], [])
