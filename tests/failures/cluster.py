@@ -283,7 +283,9 @@ class Cluster:
     def come_to_rest(self, timeout: float = 90.0) -> None:
         """All runs have ended, and nothing is left that somebody would have to do."""
         self.wait_until(lambda: self.live() == 0, timeout, "all runs to end")
-        self.wait_until(lambda: not self.sql("SELECT 1 FROM rotor_mail LIMIT 1"), 10.0, "all mail to be taken")
+        self.wait_until(
+            lambda: not self.sql("SELECT 1 FROM rotor_mail LIMIT 1"), min(10.0, timeout), "all mail to be taken"
+        )
 
     def check(self, timeout: float = 90.0) -> None:
         """Each run ended once, and whoever asked has the truth."""
