@@ -82,6 +82,11 @@ class Replica:
         """In its log."""
         return text in self.log.read_text()
 
+    @property
+    def lives(self) -> int:
+        """How often it began anew."""
+        return self.log.read_text().count("began anew as replica")
+
     def wait_for_end(self, timeout: float = START_SECONDS) -> int:
         """Of itself; gives its exit code."""
         return self.process.wait(timeout)
@@ -163,10 +168,16 @@ class Cluster:
     # Looking
 
     def coordinator(self) -> Replica:
-        """The one that coordinates, once there is one."""
+        """The one that coordinates, once there is one that lives."""
         asked = "SELECT label FROM rotor_replicas JOIN rotor_desk ON number = coordinator"
-        self.wait_until(lambda: bool(self.sql(asked)), 30.0, "a coordinator")
-        return self.named(self.sql(asked)[0][0])
+        found: list[Replica] = []
+
+        def is_there() -> bool:
+            found[:] = [self.named(row[0]) for row in self.sql(asked)]
+            return any(each.process.poll() is None for each in found)
+
+        self.wait_until(is_there, 30.0, "a coordinator")
+        return found[0]
 
     def sql(self, statement: str, *arguments: Any) -> list[Any]:
         async def ask() -> list[Any]:
