@@ -12,6 +12,7 @@ from rotor_actors.errors import ExpressionError
 from rotor_actors.events.own import bound, own_values
 from rotor_actors.events.parsing import condition
 from rotor_actors.events.waiters import Waiter, Waiters
+from rotor_actors.events.waiting import of_event
 from rotor_actors.features import Feature
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import ItemRow
@@ -96,7 +97,7 @@ class CancelOns(Feature):
 
     def _note(self, run: Run, number: int, note: CancelOnNote, until: float | None) -> None:
         """Unless it is in the store as it is."""
-        key, body = f"{run.row.n}:{number}", msgspec.msgpack.encode(note)
+        key, body = f"{of_event(note.event)}{run.row.n}:{number}", msgspec.msgpack.encode(note)
         noted = self._noted.setdefault(run.row.n, {})
         if noted.get(key) != body:
             noted[key] = body

@@ -140,7 +140,7 @@ class Sending(StepFeature):
         if notes and self._is_prepared:
             # What is durable now was recent when that was copied.
             self._known |= await self._sent_before([event for note in notes for event in note.events])
-            await self._elsewhere.read()
+            await self._elsewhere.read(event.name for note in notes for event in note.events)
 
     def _came(self, mail: Mail, run: Run | None) -> bool:
         if run is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sized
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -42,10 +43,10 @@ class Waiting:
 
     __slots__ = ("item_key", "note", "run", "waiter")
 
-    def __init__(self, run: Run, note: WaiterNote, node: Node | None, until: float | None) -> None:
+    def __init__(self, run: Run, note: WaiterNote, item_key: str, node: Node | None, until: float | None) -> None:
         self.run = run
         self.note = note
-        self.item_key = item_key(run, note.key)
+        self.item_key = item_key
         self.waiter: Waiter[Waiting] = Waiter(self, note.event, node, until)
 
 
@@ -72,7 +73,7 @@ class EventWaits(StepFeature):
                 run.owns_items = True
                 note = msgspec.msgpack.decode(item.body or b"", type=WaiterNote)
                 values: list[Any] = [] if note.own is None else codec.decode(note.own)
-                self._add(Waiting(run, note, self._restored(run, note, values), item.due))
+                self._add(Waiting(run, note, item.key, self._restored(run, note, values), item.due))
 
     def released(self, runs: list[Run]) -> None:
         for run in runs:
@@ -108,7 +109,10 @@ class EventWaits(StepFeature):
             return None
         own = codec.encode(values) if values else None
         note = WaiterNote(pending.key, pending.step_id, pending.target, spec.match, spec.where, own)
-        waiting = Waiting(run, note, bound(node, values), spec.due)
+        key = item_key(run, pending.key)
+        if kernel.sharing is not None:
+            key = of_event(note.event) + key
+        waiting = Waiting(run, note, key, bound(node, values), spec.due)
         self._add(waiting)
         item = ItemRow(SPACE, waiting.item_key, msgspec.msgpack.encode(note), ord=kernel.journal.next_seq, due=spec.due)
         kernel.append(run, kernel.put_item(item, run))
@@ -176,6 +180,12 @@ class EventWaits(StepFeature):
                 self._parsed.clear()
             self._parsed[texts] = condition(match, where)
         return self._parsed[texts]
+
+
+def of_event(name: str) -> str:
+    """Many replicas: how the keys of the items begin that wait for this event, for whoever looks for them in the store."""
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{digest}:"
 
 
 def item_key(run: Run, key: bytes) -> str:

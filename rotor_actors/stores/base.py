@@ -72,11 +72,15 @@ class EndedRootsQuery(msgspec.Struct, frozen=True):
 
 
 class ItemQuery(msgspec.Struct, frozen=True):
-    """Which items to read, in order of `ord` and then `key`. `after` continues behind the last of the page before."""
+    """Which items to read, in order of `ord` and then `key`. `after` continues behind the last of the page before.
+
+    `prefix`: only those whose keys begin with it; they are found without a look at the others of the space.
+    """
 
     space: str
     limit: int | None = None
     after: tuple[int, str] | None = None
+    prefix: str = ""
 
 
 class EndsQuery(msgspec.Struct, frozen=True):

@@ -181,6 +181,8 @@ class MemoryStore:
         items = sorted(self._items.get(query.space, {}).values(), key=_place)
         if (after := query.after) is not None:
             items = [item for item in items if _place(item) > after]
+        if query.prefix:
+            items = [item for item in items if item.key.startswith(query.prefix)]
         return [copy.copy(item) for item in items[: query.limit]]
 
     def item(self, space: str, key: str) -> ItemRow | None:

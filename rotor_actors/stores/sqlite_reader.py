@@ -50,6 +50,8 @@ COUNT_ALL = f"""
     UNION ALL SELECT status, count(*) FROM runs WHERE ended_at IS NULL GROUP BY status"""
 _COUNT_TREE = "SELECT status, count(*) FROM runs WHERE root_n = ? GROUP BY status"
 
+_LAST_CHARACTER = "\U0010ffff"
+
 
 class SQLiteReader:
     """The reading verbs of a store (`StoreReader`) over a file.
@@ -159,14 +161,16 @@ class SQLiteReader:
             return {RunStatus(status): count for status, count in cursor.fetchall()}
 
     def items(self, query: ItemQuery) -> list[ItemRow]:
-        where = "space = :space AND (ord, item_key) > (:ord, :key) ORDER BY ord, item_key"
+        of_prefix = "" if not query.prefix else "item_key >= :prefix AND item_key < :behind AND "
+        where = f"space = :space AND {of_prefix}(ord, item_key) > (:ord, :key) ORDER BY ord, item_key"
+        chosen = {"space": query.space, "prefix": query.prefix, "behind": query.prefix + _LAST_CHARACTER}
         found: list[ItemRow] = []
         left = 2**62 if query.limit is None else query.limit
         ord_, key = query.after or (-(2**63), "")
         with self._snapshot() as reader:
             while left > 0:
                 size = min(left, ROWS_PER_PAGE)
-                rows = _ITEMS.page(reader, where, {"space": query.space, "ord": ord_, "key": key}, size)
+                rows = _ITEMS.page(reader, where, {**chosen, "ord": ord_, "key": key}, size)
                 found.extend(map(self._decoder.item, rows))
                 if len(rows) < size:
                     break

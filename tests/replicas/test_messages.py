@@ -10,6 +10,9 @@ from fleet import Fleet
 
 from rotor_actors import CancelOn, Context, Event, RunStatus, Runtime, Singleton, workflow
 from rotor_actors.errors import RotorError, SignalInUseError, SignalNotFoundError, WorkflowFailedError
+from rotor_actors.records import ItemRow
+from rotor_actors.stores.base import ItemQuery
+from rotor_actors.stores.shared_database import SharedDatabase
 
 pytestmark = pytest.mark.asyncio
 
@@ -59,6 +62,33 @@ async def test_an_event_reaches_steps_that_wait_on_any_replica() -> None:
             sender = replicas[(number + 1) % 3]
             await sender.send(Event("order.paid", data={"order": number, "amount": 10 * number}))
         assert await fleet.clock.until(asyncio.gather(*(handle.result() for handle in handles))) == [0, 10, 20]
+
+
+async def test_an_event_costs_a_look_at_those_that_wait_for_its_name_and_at_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @workflow(id="elsewhere", cancel_on=[CancelOn(event="another.dropped")])
+    async def elsewhere(ctx: Context) -> None:
+        await ctx.step.wait_for_event("another", event="another.paid", timeout="1h")
+
+    looked_at: list[int] = []
+    items = SharedDatabase.items
+
+    def counted(self: SharedDatabase, query: ItemQuery) -> list[ItemRow]:
+        found = items(self, query)
+        looked_at.append(len(found) if query.space in ("event-waiters", "cancel-on") else 0)
+        return found
+
+    async with Fleet(*ALL, elsewhere) as fleet:
+        sender, owner = [await fleet.open() for _ in range(2)]
+        for _ in range(20):
+            await owner.start(elsewhere)
+        handle = await owner.start(waiter, {"order": 1})
+        await fleet.settle()
+        monkeypatch.setattr(SharedDatabase, "items", counted)
+        await sender.send(Event("order.paid", data={"order": 1, "amount": 7}))
+        assert await fleet.clock.until(handle.result()) == 7
+    assert sum(looked_at) == 1
 
 
 async def test_an_event_cancels_runs_of_any_replica() -> None:

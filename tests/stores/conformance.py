@@ -559,6 +559,15 @@ class StoreConformance:
         assert self.keys(store, "b") == ["c"]
         assert self.keys(store, "c") == []
 
+    def test_items_are_found_by_how_their_keys_begin(self, store: Store) -> None:
+        keys = ["b", "a:2", "a", "a:", "a:\0", "a:\U0010fffe", "a;", "A:1", "aa:1", "a:%", "a:_"]
+        items = [ItemRow("s", key, b"v", ord=ord_) for ord_, key in enumerate(keys)]
+        store.commit([ItemPut(each) for each in (*items, ItemRow("t", "a:3", b"other"))])
+        wanted = [item for item in items if item.key.startswith("a:")]
+        assert store.items(ItemQuery("s", prefix="a:")) == wanted
+        assert store.items(ItemQuery("s", prefix="a:", after=(wanted[0].ord, wanted[0].key), limit=2)) == wanted[1:3]
+        assert store.items(ItemQuery("s", prefix="x")) == []
+
     def test_any_number_of_items_is_read(self, store: Store) -> None:
         self.put(store, *(ItemRow("a", f"{n:05}", ord=n // 7) for n in range(12_000)))
         assert self.keys(store) == [f"{n:05}" for n in range(12_000)]

@@ -10,7 +10,7 @@ from rotor_actors.stores import schema
 from rotor_actors.stores.base import EndedRootsQuery, RunQuery
 from rotor_actors.stores.postgres.texts import escaped
 
-_LAST = "\U0010ffff"
+LAST = "\U0010ffff"
 """Behind every text that begins with a prefix."""
 
 _RUN = ", ".join(f"r.{column}" for column in schema.RUN_COLUMNS)
@@ -62,6 +62,11 @@ COUNT_ALL = "SELECT status, count(*) FROM @.rotor_runs GROUP BY status"
 COUNT_TREE = "SELECT status, count(*) FROM @.rotor_runs WHERE root_n = $1 GROUP BY status"
 ITEMS = f"""
     SELECT {_ITEM} FROM @.rotor_items WHERE space = $1 AND (ord, item_key) > ($2, $3) ORDER BY ord, item_key LIMIT $4"""
+# Nothing of what is outside limits what is inside: else the order is followed, through all of the space.
+ITEMS_OF_PREFIX = f"""
+    SELECT * FROM (
+        SELECT {_ITEM} FROM @.rotor_items WHERE space = $1 AND item_key >= $5 AND item_key < $6 OFFSET 0) AS i
+    WHERE (ord, item_key) > ($2, $3) ORDER BY ord, item_key LIMIT $4"""
 ITEM = f"SELECT {_ITEM} FROM @.rotor_items WHERE space = $1 AND item_key = $2"
 ITEMS_OF = f"SELECT {_ITEM} FROM @.rotor_items WHERE n = ANY ($1::bigint[]) ORDER BY space, ord, item_key"
 
@@ -130,7 +135,7 @@ def list_runs(query: RunQuery) -> tuple[str, list[Any]]:
         _add_statuses(statement, query.statuses)
     if query.id_prefix:
         prefix = escaped(query.id_prefix)
-        statement.where("run_id >= {} AND run_id < {}", prefix, prefix + _LAST)
+        statement.where("run_id >= {} AND run_id < {}", prefix, prefix + LAST)
     if query.error is not None:
         statement.where("error IS NOT NULL AND position(convert_to({}, 'UTF8') IN error) > 0", query.error)
     _add_times(statement, query)

@@ -143,7 +143,10 @@ class PostgresReader:
     def items(self, query: ItemQuery) -> list[ItemRow]:
         ord_, key = query.after or (-(2**63), "")
         limit = _ANY if query.limit is None else query.limit
-        arguments = (escaped(query.space), ord_, escaped(key), limit)
+        arguments: tuple[Any, ...] = (escaped(query.space), ord_, escaped(key), limit)
+        if query.prefix:
+            prefix = escaped(query.prefix)
+            return self._all(queries.ITEMS_OF_PREFIX, (*arguments, prefix, prefix + queries.LAST), self._decoding.item)
         return self._all(queries.ITEMS, arguments, self._decoding.item)
 
     def item(self, space: str, key: str) -> ItemRow | None:
