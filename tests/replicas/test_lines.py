@@ -10,23 +10,29 @@ from dying import over_each_commit
 from fleet import Fleet
 from flow_kit import Watch
 
-from rotor_actors import Context, FlowControl, Idempotency, RunHandle, RunStatus, Runtime, workflow
+from rotor_actors import Context, FlowControl, Idempotency, RunHandle, RunStatus, Runtime, Workflow, workflow
 from rotor_actors.errors import RotorError, WorkflowTimeoutError
 from rotor_actors.stores.base import ItemQuery
 
 pytestmark = pytest.mark.asyncio
 
 
-async def test_a_key_lets_only_so_many_run_over_all_replicas() -> None:
-    watch = Watch()
+def guarded_by(watch: Watch, parallelism: int) -> Workflow[str, str]:
+    """A workflow of whose runs so many are under way at once, for ten seconds each."""
 
-    @workflow(id="guarded", flow_control=FlowControl("scarce", parallelism=2))
+    @workflow(id="guarded", flow_control=FlowControl("scarce", parallelism=parallelism))
     async def guarded(ctx: Context, name: str) -> str:
         await ctx.step.run("enter", watch.enter, name)
         await ctx.step.sleep("hold", "10s")
         await ctx.step.run("exit", watch.exit, name)
         return name
 
+    return guarded
+
+
+async def test_a_key_lets_only_so_many_run_over_all_replicas() -> None:
+    watch = Watch()
+    guarded = guarded_by(watch, 2)
     async with Fleet(guarded) as fleet:
         replicas = [await fleet.open() for _ in range(3)]
         handles: list[RunHandle[str]] = []
@@ -43,14 +49,7 @@ async def test_a_key_lets_only_so_many_run_over_all_replicas() -> None:
 
 async def test_lines_outlive_the_coordinator() -> None:
     watch = Watch()
-
-    @workflow(id="guarded", flow_control=FlowControl("scarce", parallelism=1))
-    async def guarded(ctx: Context, name: str) -> str:
-        await ctx.step.run("enter", watch.enter, name)
-        await ctx.step.sleep("hold", "10s")
-        await ctx.step.run("exit", watch.exit, name)
-        return name
-
+    guarded = guarded_by(watch, 1)
     async with Fleet(guarded) as fleet:
         coordinator, second, third = [await fleet.open() for _ in range(3)]
         handles: list[RunHandle[str]] = []
@@ -65,14 +64,7 @@ async def test_lines_outlive_the_coordinator() -> None:
 
 async def test_runs_in_a_line_outlive_their_owner() -> None:
     watch = Watch()
-
-    @workflow(id="guarded", flow_control=FlowControl("scarce", parallelism=1))
-    async def guarded(ctx: Context, name: str) -> str:
-        await ctx.step.run("enter", watch.enter, name)
-        await ctx.step.sleep("hold", "10s")
-        await ctx.step.run("exit", watch.exit, name)
-        return name
-
+    guarded = guarded_by(watch, 1)
     async with Fleet(guarded) as fleet:
         first, second = [await fleet.open() for _ in range(2)]
         handles: list[RunHandle[str]] = []
@@ -89,13 +81,7 @@ async def test_runs_in_a_line_outlive_their_owner() -> None:
 
 async def test_a_place_is_given_once_at_whichever_commit_the_coordinator_dies() -> None:
     watch = Watch()
-
-    @workflow(id="guarded", flow_control=FlowControl("scarce", parallelism=1))
-    async def guarded(ctx: Context, name: str) -> str:
-        await ctx.step.run("enter", watch.enter, name)
-        await ctx.step.sleep("hold", "10s")
-        await ctx.step.run("exit", watch.exit, name)
-        return name
+    guarded = guarded_by(watch, 1)
 
     async def scenario(fleet: Fleet, runtimes: list[Runtime]) -> None:
         watch.running.clear()
@@ -112,13 +98,7 @@ async def test_a_place_is_given_once_at_whichever_commit_the_coordinator_dies() 
 
 async def test_a_place_is_given_once_at_whichever_commit_the_owner_dies() -> None:
     watch = Watch()
-
-    @workflow(id="guarded", flow_control=FlowControl("scarce", parallelism=1))
-    async def guarded(ctx: Context, name: str) -> str:
-        await ctx.step.run("enter", watch.enter, name)
-        await ctx.step.sleep("hold", "10s")
-        await ctx.step.run("exit", watch.exit, name)
-        return name
+    guarded = guarded_by(watch, 1)
 
     async def scenario(fleet: Fleet, runtimes: list[Runtime]) -> None:
         watch.running.clear()
