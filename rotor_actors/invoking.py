@@ -12,7 +12,8 @@ from rotor_actors.budgets import Budgets
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.errors import RunExistsError, RunSkippedError, StoreError
 from rotor_actors.finishing import Finishing
-from rotor_actors.flow.creating import create_with_ticket
+from rotor_actors.flow.creating import create_with_ticket, enter_created, queued
+from rotor_actors.flow.passes import ticket_item
 from rotor_actors.flow.ticket import Ticket
 from rotor_actors.ids import child_run_id
 from rotor_actors.kernel import Kernel
@@ -185,7 +186,7 @@ class Invoking:
                 return
             if taken:
                 self._refuse(run, pending, run_id)
-            elif kernel.sharing is not None and pending.spec.ticket is None:
+            elif kernel.sharing is not None:
                 await self._spawn_unless_taken(run, actor, pending, generation, run_id)
                 return
             else:
@@ -208,13 +209,38 @@ class Invoking:
             self._record(run, pending, OutcomeStatus.FAILED, "", kernel.encode_error(refusal))
             kernel.queue(run)
             return
+        ticket: Ticket | None = spec.ticket
+        if ticket is not None and ticket.singleton is not None and self._meets_another(run, pending, ticket):
+            kernel.queue(run)
+            return
         row = self._row(run, pending, generation, run_id, workflow)
         created = RunCreated(row)
+        entries: list[Entry] = [created]
+        if ticket is not None:
+            ticket = queued(kernel, row, ticket)
+            entries.append(ticket_item(row.n, ticket))
+        if spec.budget is not None and run.budget is None:
+            row.flags |= RunFlag.WHOLE
+            entries.append(self._budgets.item_for(row, workflow, spec.budget))
+
+        def is_awaited() -> bool:
+            return not run.is_doomed and run.actor is actor and actor.steps.waits_for(pending)
 
         def spawned() -> None:
             with kernel.journal.one_act():
-                child = kernel.create(row, workflow, run, run.context)
-                child.seen_seq = created.seq
+                if ticket is None:
+                    child = kernel.create(row, workflow, run, run.context)
+                elif not is_awaited() or ticket.singleton is None or not self._meets_another(run, pending, ticket):
+                    child = enter_created(kernel, self._finishing, row, workflow, ticket, run)
+                else:  # one that came while the database was asked: the step has failed, and this is nobody's
+                    child = kernel.create(
+                        row, workflow, run, run.context, msgspec.structs.replace(ticket, singleton=None)
+                    )
+                    run.drop_child(pending.key, child)
+                    reason = "its singleton is there"
+                    Cancellation(kernel, self._finishing, [child], reason, withdrawn=child).begin()
+                    return
+                child.seen_seq = max(child.seen_seq, created.seq)
                 run.seen_seq = max(run.seen_seq, created.seq)
                 if spec.budget is not None:
                     self._budgets.give(child, spec.budget)
@@ -222,10 +248,10 @@ class Invoking:
 
         with actor.steps.busy():
             try:
-                is_ours = await kernel.journal.attempt([created], spawned)
+                is_ours = await kernel.journal.attempt(entries, spawned)
             except StoreError:
                 return  # all who wait are told
-        if not is_ours and not run.is_doomed and run.actor is actor and actor.steps.waits_for(pending):
+        if not is_ours and is_awaited():
             self._refuse(run, pending, run_id)
         kernel.queue(run)
         kernel.journal.kick()

@@ -33,9 +33,7 @@ def create_with_ticket(
 
     It is queued first, whatever comes: its begin is an entry of its own, which says when and in whose place.
     """
-    row.status, row.attempt_at = RunStatus.QUEUED, None
-    if kernel.sharing is not None and not ticket.arrival:
-        ticket = msgspec.structs.replace(ticket, arrival=arrival_at(row.created_at))
+    ticket = queued(kernel, row, ticket)
     rival = kernel.gate.rival(ticket)
     if rival is not None:
         ticket = msgspec.structs.replace(ticket, follows=kernel.gate.last_of(rival))
@@ -48,6 +46,31 @@ def create_with_ticket(
         else:
             kernel.journal.append(Together(entries))
         return kernel.create(row, workflow, parent, context, ticket)
+
+
+def queued(kernel: Kernel, row: RunRow, ticket: Ticket) -> Ticket:
+    """The ticket of a run that is about to be created, and stands in line first of all: its row says so from now on."""
+    row.status, row.attempt_at = RunStatus.QUEUED, None
+    if kernel.sharing is not None and not ticket.arrival:
+        return msgspec.structs.replace(ticket, arrival=arrival_at(row.created_at))
+    return ticket
+
+
+def enter_created(
+    kernel: Kernel, finishing: Finishing, row: RunRow, workflow: Workflow[Any, Any], ticket: Ticket, parent: Run
+) -> Run:
+    """A run that is durable, with its ticket: let it stand in line. What it replaces ends in an entry of its own, for whom
+    it meets is only known now."""
+    rival = kernel.gate.rival(ticket)
+    with kernel.journal.one_act():
+        if rival is not None and ticket.replaces:
+            ticket = msgspec.structs.replace(ticket, follows=kernel.gate.last_of(rival))
+            entries: list[Entry] = [ticket_item(row.n, ticket)]
+            if rival.is_doomed:
+                kernel.append(parent, entries[0])
+            else:
+                replace(kernel, finishing, rival, row.run_id, entries, parent)
+        return kernel.create(row, workflow, parent, parent.context, ticket)
 
 
 def replace(

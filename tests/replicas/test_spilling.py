@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 from fleet import Fleet
 
-from rotor_actors import Budget, Context, RunStatus, Runtime, workflow
+from rotor_actors import Budget, Context, FlowControl, RunStatus, Runtime, Singleton, workflow
 from rotor_actors.errors import RunExistsError, WorkflowFailedError
-from rotor_actors.records import RunsReleased
+from rotor_actors.records import ItemPut, RunCreated, RunsReleased
 from rotor_actors.stores.shared_database import SharedDatabase
 from rotor_actors.stores.shared_memory import SharedMemoryStore
 
@@ -192,6 +192,61 @@ async def test_two_parents_that_choose_one_id_for_their_children_have_one_child(
         ends = await fleet.clock.until(asyncio.gather(*(each.result() for each in handles), return_exceptions=True))
         assert sorted(str(type(each).__name__) for each in ends) == ["WorkflowFailedError", "int"]
         assert len(fleet.all_rows) == 3
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "flow control": {"flow_control": FlowControl("line", parallelism=1)},
+    "a singleton": {"singleton": Singleton(mode="skip")},
+    "a singleton that replaces": {"singleton": Singleton(mode="cancel")},
+    "priority": {"priority": 3},
+}
+
+
+@pytest.mark.parametrize("rules", RULES)
+async def test_two_parents_that_choose_one_id_for_children_with_rules_have_one_child_and_no_replica_ends(
+    rules: str,
+) -> None:
+    @workflow(id="ruled", **RULES[rules])
+    async def ruled(ctx: Context, number: int) -> int:
+        await ctx.step.sleep("a while", "1m")
+        return number * 2
+
+    @workflow(id="choosing", retries=0)
+    async def choosing(ctx: Context) -> int:
+        return (await ctx.step.invoke("call", workflow=ruled, data=1, timeout="1h", run_id="mine")).result
+
+    async with Fleet(choosing, ruled) as fleet:
+        runtimes = [await fleet.open() for _ in range(3)]
+        numbers = [fleet.store_of(each).replica for each in runtimes]
+        handles = await asyncio.gather(*(each.start(choosing) for each in runtimes[1:]))
+        ends = await fleet.clock.until(asyncio.gather(*(each.result() for each in handles), return_exceptions=True))
+        [failed] = [each for each in ends if isinstance(each, WorkflowFailedError)]
+        assert failed.error.type.rpartition(".")[2] in ("RunExistsError", "RunSkippedError")
+        assert 2 in ends
+        assert len(fleet.all_rows) == 3
+        assert [fleet.store_of(each).replica for each in runtimes] == numbers
+
+
+async def test_a_budget_that_is_given_with_an_invoke_under_a_chosen_id_is_there_when_the_child_is() -> None:
+    @workflow(id="giving")
+    async def giving(ctx: Context) -> int:
+        called = ctx.step.invoke("call", workflow=child, data=1, timeout="1h", run_id="mine", budget=Budget(runs=5))
+        return (await called).result
+
+    async with Fleet(giving, child) as fleet:
+        first, second = await fleet.open(), await fleet.open()
+        handle = await first.start(giving)
+        await fleet.settle()
+        facts = fleet.store_of(first).facts
+        created = next(
+            at for at, fact in enumerate(facts) if isinstance(fact, RunCreated) and fact.run.run_id == "mine"
+        )
+        assert isinstance(facts[created + 1], ItemPut), "in the same entry"
+        await fleet.kill(first)
+        budget = (await second.info("mine")).budget
+        assert budget is not None
+        assert budget.runs == 5
+        assert await fleet.clock.until(second.run(handle.run_id).result()) == 2
 
 
 async def test_two_runs_that_start_one_id_from_a_step_start_one_run() -> None:
