@@ -217,12 +217,15 @@ class Judge(Oracle):
             f"run {row.run_id} completes, and the scope that awaited it was over before",
         )  # fmt: skip
         if row.status is RunStatus.COMPLETED and not self.ledger.accounts[row.n].has_ended:
-            script = self._script(row.run_id, row.attempt)
-            seen = script.texts[: script.place]
-            self.require(
-                decoded(row.result) == seen, "3 a result is what the body returned",
-                f"run {row.run_id} ends with {decoded(row.result)}, and its body saw {seen}",
-            )  # fmt: skip
+            self._check_result(row)
+
+    def _check_result(self, row: RunRow) -> None:
+        script = self._script(row.run_id, row.attempt)
+        seen = script.texts[: script.place]
+        self.require(
+            decoded(row.result) == seen, "3 a result is what the body returned",
+            f"run {row.run_id} ends with {decoded(row.result)}, and its body saw {seen}",
+        )  # fmt: skip
 
     def _cancelled(self, fact: RunsCancelled, entry: Any) -> None:
         super()._cancelled(fact, entry)
@@ -247,16 +250,18 @@ class Judge(Oracle):
         self.require(
             not spoilt or self._universe.disk.fired["bit_flip"], "39 a flipped bit is noticed", "no bit was flipped"
         )
-        for account in accounts.values():
-            if account.row.root_n in spoilt:
-                continue  # its file was damaged; that it noticed is all that is asked of it
-            said = self.model.objection(account, self.ledger)
-            self.require(not said, "43 it ends as the model says", f"run {account.row.run_id}: {said}")
+        self._check_ends({run_id: each for run_id, each in accounts.items() if each.row.root_n not in spoilt})
         for name in self._awaited:
             self.require(
                 len([each for each in accounts.values() if each.plan == name]) == 1, "8 one run for an id",
                 f"there are several runs of plan {name}",
             )  # fmt: skip
+
+    def _check_ends(self, accounts: dict[str, Account]) -> None:
+        """All but those whose file was damaged: that it noticed is all that is asked of them."""
+        for account in accounts.values():
+            said = self.model.objection(account, self.ledger)
+            self.require(not said, "43 it ends as the model says", f"run {account.row.run_id}: {said}")
 
 
 # Longer than what a plan holds: a run that was let go of may have retries and sleeps before it.

@@ -74,6 +74,13 @@ class ReplicaLedger(Ledger):
         for n in ns:
             self.owners[n] = replica
 
+    def begin(self, ns: list[int], at: float) -> None:
+        """By being claimed."""
+        for n in ns:
+            account = self.accounts[n]
+            account.row = account.row.copy()
+            account.row.status, account.row.attempt_at = RunStatus.RUNNING, at
+
     def forget_owner(self, replica: int) -> None:
         """The replica has no row any more."""
         for n, owner in self.owners.items():
@@ -148,6 +155,10 @@ class ReplicaLedger(Ledger):
         if parent is not None:
             parent.newest_seq = fact.end_seq
             self.positions[parent.row.n] = max(self.positions[parent.row.n], fact.end_seq)
+
+    def _create(self, row: RunRow, seq: int) -> None:
+        super()._create(row, seq)
+        self.accounts[row.n].newest_seq = 0  # the number is its creator's: who owns it may begin with smaller ones
 
     def _record(self, step: StepRow, seq: int) -> None:
         super()._record(step, seq)

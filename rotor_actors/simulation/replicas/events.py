@@ -28,9 +28,12 @@ class Gone(Event):
 
 
 class Owned(Event):
-    """The replica owns these runs from here on."""
+    """The replica owns these runs from here on. Some of them begin with that, by the database's clock: nothing else is
+    recorded of it."""
 
     ns: list[int]
+    begins: list[int] = []
+    by_database: float = 0.0
 
     def line(self) -> str:
         return f"replica {self.incarnation} owns {', '.join(f'run {n}' for n in self.ns)}"

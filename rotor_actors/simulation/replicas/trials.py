@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
+from rotor_actors.runtime import Runtime
 from rotor_actors.simulation.client import UniverseRuntime
 from rotor_actors.simulation.errors import InvariantError
 from rotor_actors.simulation.judge import Judge
 from rotor_actors.simulation.plan import Size, draw_plan
+from rotor_actors.simulation.replicas.crowd import Crowd
+from rotor_actors.simulation.replicas.crowd_judge import CrowdJudge
 from rotor_actors.simulation.replicas.judge import ReplicaJudge
 from rotor_actors.simulation.replicas.universe import ReplicaUniverse
 from rotor_actors.simulation.trial import Trial
@@ -33,21 +37,38 @@ def judged_replicas(size: Size, judges: list[Judge]) -> Callable[[Universe], Awa
         assert isinstance(universe, ReplicaUniverse)
         plans = draw_plan(universe.tapes.tape("trial"), msgspec.structs.replace(size, naps=_NAPS))
         trial = Trial(universe, plans)
-        judge = ReplicaJudge(trial)
-        judges.append(judge)
-        judge.attach(universe)
-        for workflow in trial.workflows.values():
-            universe.know(workflow)
-        try:
-            async with asyncio.timeout(_LONGEST_TRIAL):
-                await trial.run(UniverseRuntime(universe))
-        except TimeoutError:
-            raise InvariantError("11 every run ends", "long after all faults some callers were not answered") from None
-        universe.heal()
-        await _until_quiet(universe, judge)
-        judge.at_end()
+        await _play(universe, ReplicaJudge(trial), judges, trial.workflows, trial.run)
 
     return main
+
+
+def judged_crowd(width: int, judges: list[Judge]) -> Callable[[Universe], Awaitable[None]]:
+    """The same for a crowd, whose fan-outs have up to three times so many children."""
+
+    async def main(universe: Universe) -> None:
+        assert isinstance(universe, ReplicaUniverse)
+        crowd = Crowd(universe, universe.tapes.tape("crowd"), width)
+        await _play(universe, CrowdJudge(universe), judges, crowd.workflows, crowd.run)
+
+    return main
+
+
+async def _play(
+    universe: ReplicaUniverse, judge: ReplicaJudge, judges: list[Judge], workflows: dict[str, Any],
+    run: Callable[[Runtime], Awaitable[None]],
+) -> None:  # fmt: skip
+    judges.append(judge)
+    judge.attach(universe)
+    for workflow in workflows.values():
+        universe.know(workflow)
+    try:
+        async with asyncio.timeout(_LONGEST_TRIAL):
+            await run(UniverseRuntime(universe))
+    except TimeoutError:
+        raise InvariantError("11 every run ends", "long after all faults some callers were not answered") from None
+    universe.heal()
+    await _until_quiet(universe, judge)
+    judge.at_end()
 
 
 async def _until_quiet(universe: ReplicaUniverse, judge: ReplicaJudge) -> None:
