@@ -52,7 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="the first seed (default 0); each universe has the next one")
     add("--faults", type=float, default=1.0, help="how much goes wrong; 0: nothing, 1: as usual, 5: a lot")
     add("--cancels", type=float, default=0.15, help="how probable it is that a started run is cancelled (0.15)")
-    add("--work", choices=("both", "fan-out", "trial"), default="both", help="what kind of work (both in turn)")
+    add(
+        "--work",
+        choices=("both", "fan-out", "trial"),
+        default="both",
+        help="what kind of work (both in turn); of replicas a fan-out is a crowd: lines, events, singletons, too",
+    )
     add("--store", choices=("sqlite", "memory"), default="sqlite")
     add(
         "--replicas",

@@ -18,7 +18,7 @@ from rotor_actors.simulation.judge import Judge, judged
 from rotor_actors.simulation.oracle import Oracle
 from rotor_actors.simulation.plan import Size
 from rotor_actors.simulation.playing import Work
-from rotor_actors.simulation.replicas.trials import judged_replicas
+from rotor_actors.simulation.replicas.trials import judged_crowd, judged_replicas
 from rotor_actors.simulation.running import Outcome, run_universe
 from rotor_actors.simulation.simulation import Simulation
 from rotor_actors.simulation.timeline import timeline
@@ -37,10 +37,11 @@ class Job(msgspec.Struct, frozen=True):
     settings: Settings
     cancels: float = 0.15
     work: str = "both"
-    """`fan-out` (exactly so many runs), `trial` (up to so many, of everything that runs do), or one after the other."""
+    """`fan-out` (exactly so many runs; of replicas a crowd), `trial` (up to so many, of everything that runs do), or one
+    after the other."""
 
     def is_trial(self, seed: int) -> bool:
-        return self.settings.replicas > 0 or self.work == "trial" or (self.work == "both" and seed % 2 == 1)
+        return self.work == "trial" or (self.work == "both" and seed % 2 == 1)
 
 
 class Tally(msgspec.Struct):
@@ -72,7 +73,8 @@ def play(
     oracles: list[Oracle] = []
     size = Size(roots=job.roots, children=job.width)
     if job.settings.replicas:
-        main = judged_replicas(size, cast("list[Judge]", oracles))
+        judges = cast("list[Judge]", oracles)
+        main = judged_replicas(size, judges) if job.is_trial(seed) else judged_crowd(job.width, judges)
     elif job.is_trial(seed):
         main = judged(size, cast("list[Judge]", oracles))
     else:

@@ -12,9 +12,10 @@ from mutants import Mutant, Plant
 
 from rotor_actors import starting
 from rotor_actors.errors import ReplicaFencedError, StoreUnavailableError, WorkflowCancelledError
+from rotor_actors.events.sending import Sending
 from rotor_actors.journal import Journal
 from rotor_actors.records import EndSeen, MailKind, MailSent, MailTaken, RunsCancelled
-from rotor_actors.replicas import ends, replica
+from rotor_actors.replicas import elsewhere, ends, replica, sweeping
 from rotor_actors.replicas.claiming import Claiming
 from rotor_actors.replicas.mailroom import Mailroom
 from rotor_actors.replicas.remote import RemoteRuns
@@ -30,7 +31,7 @@ from rotor_actors.waiting import Waiting
 
 WEATHER = replica_faults(1.0)
 STANDSTILLS = Faults(pause=0.06, blocked_loop=0.04)
-LOST_REPLIES = Faults(lost_reply=0.05, crash=0.01)
+LOST_REPLIES = Faults(lost_reply=0.03, bad_hint=0.5)
 
 REPLICA_MUTANTS: list[Mutant] = []
 
@@ -132,7 +133,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 # Commits and leases
 
 
-@mutant("steps begin though the lease has run out")
+@mutant("steps begin though the lease has run out", STANDSTILLS)
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StepTask, "_check_lease", lambda self: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
 
@@ -260,6 +261,22 @@ def _(patch: pytest.MonkeyPatch) -> None:
         return [RunsCancelled(live, kernel.now(), None, withdrawn)]
 
     patch.setattr(RemoteRuns, "cancel_entries", cancel_all_below)
+
+
+@mutant("what was said of a run is lost when its owner writes it down")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SharedDatabase, "_with_sticky_flags", lambda self, run: run)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("nobody looks for what escapes a cancellation")
+def _(patch: pytest.MonkeyPatch) -> None:
+    for module in (elsewhere, sweeping):
+        patch.setattr(module, "survivors", lambda store, root_n, tops, at: [])  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@mutant("an event that was sent before is sent again")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Sending, "_remember", lambda self, id, runs: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
 
 
 @mutant("mail is taken away before anybody has acted on it")

@@ -11,7 +11,7 @@ from replica_mutants import LOST_REPLIES, REPLICA_MUTANTS, STANDSTILLS, WEATHER
 from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.judge import Judge, judged
 from rotor_actors.simulation.plan import Size
-from rotor_actors.simulation.replicas.trials import judged_replicas
+from rotor_actors.simulation.replicas.trials import judged_crowd, judged_replicas
 from rotor_actors.simulation.running import run_universe
 from rotor_actors.simulation.universe import Settings
 
@@ -21,13 +21,14 @@ SIZE = Size(roots=3, ops=5, children=4)
 _BROKEN = (AttributeError, NameError, TypeError, ImportError)
 
 
-REPLICAS = 3
+REPLICAS, WIDTH = 3, 4
 
 
 def first_failure_of_replicas(faults: Faults, universes: int) -> tuple[int, BaseException | None]:
+    """Trials and crowds in turn."""
     for seed in range(universes):
-        settings = Settings(faults=faults, replicas=REPLICAS)
-        outcome = run_universe(judged_replicas(SIZE, []), seed=seed, settings=settings)
+        work = judged_crowd(WIDTH, []) if seed % 2 else judged_replicas(SIZE, [])
+        outcome = run_universe(work, seed=seed, settings=Settings(faults=faults, replicas=REPLICAS))
         if outcome.failure is not None:
             return seed + 1, outcome.failure
     return universes, None
@@ -86,3 +87,4 @@ def test_there_are_enough_of_them() -> None:
     assert len(MUTANTS) >= 15
     assert len({planted.name for planted in MUTANTS}) == len(MUTANTS)
     assert len(REPLICA_MUTANTS) >= 20
+    assert len({planted.name for planted in REPLICA_MUTANTS}) == len(REPLICA_MUTANTS)

@@ -9,7 +9,9 @@ from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.judge import Judge
 from rotor_actors.simulation.plan import Size
 from rotor_actors.simulation.pool import replica_faults
-from rotor_actors.simulation.replicas.trials import judged_replicas
+from rotor_actors.simulation.replicas import crowd_judge
+from rotor_actors.simulation.replicas.crowd import LIMIT
+from rotor_actors.simulation.replicas.trials import judged_crowd, judged_replicas
 from rotor_actors.simulation.running import Outcome, run_universe
 from rotor_actors.simulation.universe import Settings
 
@@ -29,6 +31,28 @@ def test_without_faults_all_runs_end_as_planned(replicas: int) -> None:
         outcome = play(seed, replicas, Faults())
         assert outcome.failure is None, f"seed {seed}: {outcome.failure}"
         assert not outcome.fired
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4])
+def test_without_faults_a_crowd_comes_to_its_end(replicas: int) -> None:
+    for seed in range(10):
+        outcome = run_universe(judged_crowd(5, []), seed=seed, settings=Settings(replicas=replicas))
+        assert outcome.failure is None, f"seed {seed}: {outcome.failure}"
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_lines_events_singletons_and_fan_outs_hold_over_replicas_whatever_goes_wrong(replicas: int) -> None:
+    for seed in range(8):
+        outcome = run_universe(judged_crowd(5, []), seed=seed, settings=Settings(faults=WEATHER, replicas=replicas))
+        assert outcome.failure is None, f"seed {seed}: {outcome.failure}"
+
+
+def test_a_line_that_lets_in_too_many_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd_judge, "LIMIT", LIMIT - 1)  # a tighter one than the engine was told
+    failures = [
+        run_universe(judged_crowd(5, []), seed=seed, settings=Settings(replicas=2)).failure for seed in range(20)
+    ]
+    assert any("a line has its limit" in str(each) for each in failures)
 
 
 def test_the_same_seed_is_the_same_universe() -> None:

@@ -24,7 +24,7 @@ from rotor_actors.simulation.trial import Executed, Executing, Place
 from rotor_actors.workflows import Event, Workflow
 
 LIMIT = 2
-_SCENES = ("fan", "line", "news", "orders", "signals", "once", "alone", "chosen", "late")
+_SCENES = ("fan", "line", "news", "orders", "signals", "once", "alone", "chosen", "late", "nap")
 _SIGNALS, _NEWS = 3, 2
 _OFTEN = 200
 
@@ -271,6 +271,11 @@ class Crowd:
             *(self._start(runtime, "late", each, f"{name}.{n}") for n, each in enumerate(seconds))
         )
         await asyncio.gather(*(runtime.run(each).result() for each in ids))
+
+    async def _nap(self, runtime: Runtime, name: str) -> None:
+        """Nobody waits for them: they are parked."""
+        for n in range(2):
+            await self._start(runtime, "napping", self._tape.between(62.0, 75.0), f"{name}.{n}")
 
 
 def _require(holds: bool, invariant: str, message: str) -> None:

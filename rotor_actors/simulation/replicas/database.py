@@ -81,7 +81,7 @@ class SimDatabase(SharedDatabase):
             if each.live.row.n in asleep:
                 self._tell(TimerStolen(self._time(), number, each.live.row.n, asleep[each.live.row.n]))
         if claim.runs:
-            begins = [each.live.row.n for each in claim.runs if each.begins]
+            begins = tuple(each.live.row.n for each in claim.runs if each.begins)
             self._tell(Owned(self._time(), number, [each.live.row.n for each in claim.runs], begins, self.clock()))
         return claim
 

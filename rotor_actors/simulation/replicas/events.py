@@ -32,7 +32,7 @@ class Owned(Event):
     recorded of it."""
 
     ns: list[int]
-    begins: list[int] = []
+    begins: tuple[int, ...] = ()
     by_database: float = 0.0
 
     def line(self) -> str:

@@ -121,7 +121,7 @@ class ReplicaJudge(Judge):
         self._claimed_to_cancel.update(n for n in event.ns if n in durable.cancels)
         for books in (durable, self.books.view):
             books.own(number, event.ns)
-        durable.begin(event.begins, event.by_database)
+        durable.begin(list(event.begins), event.by_database)
 
     def _has_row(self, number: int) -> bool:
         return number in self._universe.database.replica_rows

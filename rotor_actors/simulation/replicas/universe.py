@@ -114,9 +114,13 @@ class ReplicaUniverse(Universe):
         if workflow.id in self._known:
             return
         self._known[workflow.id] = workflow
+        self._register_known()
+
+    def _register_known(self) -> None:
         for engine in self.engines():
-            if engine.find_workflow(workflow.id) is None:
-                engine.register(workflow)
+            for workflow in self._known.values():
+                if engine.find_workflow(workflow.id) is None:
+                    engine.register(workflow)
 
     def start_process(self, place: int = 0) -> None:
         if self.lives >= _MOST_PROCESSES:
@@ -145,6 +149,7 @@ class ReplicaUniverse(Universe):
         await process.runtime.__aenter__()
         self._attach(process)
         process.is_open = True
+        self._register_known()  # what was made known while it was being opened
 
     def _entered(self, process: Process, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
