@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from itertools import count
 from typing import cast
 
 import pytest
@@ -46,7 +45,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 if os.environ.get("ROTOR_TEST_STORE") == "postgres":
     # The tests of the runtime say `MemoryStore` where any store would do. With this they say it of PostgreSQL.
-    from postgres_kit import StandInStore
+    from postgres_stand_in import StandInStore
     from shared_stand_in import end_with_the_first_life
 
     import rotor_actors
@@ -61,8 +60,7 @@ if os.environ.get("ROTOR_TEST_STORE") == "postgres":
 
     @pytest.fixture(autouse=True)
     def _one_test() -> Iterator[None]:
-        """It begins with the first schema again, and does not keep the others waiting for ever."""
-        StandInStore.numbers = count(1)
+        """It does not keep the others waiting for ever."""
         before = signal.signal(signal.SIGALRM, _is_late)
         signal.alarm(60)
         yield

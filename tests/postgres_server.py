@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 _QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300", "log_min_messages=fatal",
-          "shared_buffers=64MB", "max_wal_size=512MB", "autovacuum_naptime=10s")  # fmt: skip
+          "shared_buffers=64MB", "max_wal_size=512MB", "autovacuum_naptime=10s", "jit=off")  # fmt: skip
 _USER = "nobody"
 
 
