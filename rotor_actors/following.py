@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from rotor_actors.clock import Cancellable
 from rotor_actors.engine import Engine
 from rotor_actors.errors import StoreError
 from rotor_actors.looking import Looking
@@ -52,7 +53,7 @@ class Following(Looking):
             for update in await self._newer(row.n, seen, key):
                 yield update
             while ended is not None:
-                await self._either(engine, subscription, ended)
+                await self._either(engine, row.n, subscription, ended)
                 for update in _taken(subscription, seen, key):
                     yield update
                 if engine.sharing is not None and not _is_here(engine, row.n):
@@ -77,12 +78,14 @@ class Following(Looking):
             if key in (None, name) and report.place > seen.get(name, (0, 0))
         ]
 
-    async def _either(self, engine: Engine, subscription: Subscription, ended: asyncio.Future[RunRow]) -> None:
+    async def _either(self, engine: Engine, n: int, subscription: Subscription, ended: asyncio.Future[RunRow]) -> None:
         """Wait for a report, or the run's end. Of what another replica records nobody tells us: it is looked at each
-        second."""
-        clock = engine.ports.clock
-        alarm = None
-        if engine.sharing is not None:
+        second. A run that is here may be elsewhere a second later; that takes real time, whatever clock is moved."""
+        alarm: Cancellable | None = None
+        if engine.sharing is not None and _is_here(engine, n):
+            alarm = asyncio.get_running_loop().call_later(_LOOK_SECONDS, subscription.wake.set)
+        elif engine.sharing is not None:
+            clock = engine.ports.clock
             alarm = clock.call_at(clock.now() + _LOOK_SECONDS, subscription.wake.set)
         ended.add_done_callback(lambda _: subscription.wake.set())
         try:

@@ -43,6 +43,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"{found} of {len(scores)} planted bugs were found")
 
 
+if "ROTOR_TEST_STORE" in os.environ:
+
+    def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+        for item in items:
+            for mark in item.iter_markers("one_owner"):
+                item.add_marker(pytest.mark.skip(f"on a store that replicas share: {mark.args[0]}"))
+
+
 if os.environ.get("ROTOR_TEST_STORE") == "postgres":
     # The tests of the runtime say `MemoryStore` where any store would do. With this they say it of PostgreSQL.
     from postgres_stand_in import StandInStore

@@ -13,6 +13,7 @@ that this sets off come to rest.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
@@ -23,6 +24,12 @@ from rotor_actors.errors import StoreError
 from rotor_actors.records import Entry, Fact, flatten
 
 T = TypeVar("T")
+
+STRIDE = int(os.environ.get("ROTOR_TEST_STRIDE", "1"))
+"""Of the journal positions at which suites crash, how many they go on by: more than one where a store is slow."""
+
+IS_SHARED = hasattr(MemoryStore, "claim")
+"""Do the tests run on a store that replicas share (`ROTOR_TEST_STORE`)?"""
 
 
 class FragileStore(MemoryStore):
@@ -54,6 +61,14 @@ class FragileStore(MemoryStore):
             self.entries_left -= len(kept)
             if len(kept) < len(entries):
                 raise StoreError("the power is gone")
+
+    def damage_item(self, space: str, key: str) -> None:
+        """Flip a bit of it, as a disk does."""
+        flip = getattr(super(), "damage_item", None)
+        if flip is None:
+            self._items[space][key].is_damaged = True
+        else:
+            flip(space, key)
 
     def committed(self, kind: type[T]) -> list[T]:
         """The facts of one kind, in order."""
@@ -165,6 +180,17 @@ class World:
         return await self.result(await self.runtime.start(workflow, data, **options))
 
 
+async def untouched(runtime: Runtime) -> int:
+    """How many unfinished runs are left as they are, because nobody here knows their workflow, or their version.
+
+    Where replicas share the store these are nobody's; else they are this runtime's, and it can name them.
+    """
+    if IS_SHARED:
+        assert runtime.orphans() == []
+        return sum(each.runs for each in await runtime.unowned() if not each.can_run)
+    return len(runtime.orphans())
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Wait for what a thread does, where there is nothing to await."""
     while not condition():  # noqa: ASYNC110
@@ -194,7 +220,7 @@ async def with_a_crash_after_each_entry(
             return outcomes  # the crash would have come after the end
         await world.close()
         outcomes.append(first)
-        position = 0 if position is None else position + 1
+        position = 0 if position is None else position + STRIDE
 
 
 async def _outcome(world: World, workflow: Workflow[Any, T], data: Any, run_id: str) -> T | BaseException:

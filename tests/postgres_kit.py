@@ -1,6 +1,7 @@
 """Stores in a PostgreSQL server of the tests' own: one server for the session, one schema for each test.
 
-Tests run on the newest server there is; with `ROTOR_TEST_POSTGRES=all`, those that ask for `versions()` run on each.
+Tests run on the newest server there is, or on the version that `ROTOR_TEST_POSTGRES` names (`15`); with `all`, those
+that ask for `versions()` run on each.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def own_server() -> PostgresServer:
 def versions() -> list[int]:
     """Of the servers to test with; 0 for one that was given, or for none."""
     given = os.environ.get("ROTOR_TEST_POSTGRES", "")
+    if given.isdigit():
+        return [int(given)]
     found = [] if "://" in given else list(all_binaries())
     return (found if given == "all" else found[:1]) or [0]
 

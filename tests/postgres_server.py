@@ -152,3 +152,8 @@ def _free_port() -> int:
         each.bind(("127.0.0.1", 0))
         port: int = each.getsockname()[1]
         return port
+
+
+if __name__ == "__main__":
+    versions = list(all_binaries())
+    print(*dict.fromkeys([*versions[:1], *versions[-1:]]))

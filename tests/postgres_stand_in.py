@@ -14,14 +14,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache
 from itertools import count
-from typing import Any, Self
+from typing import Any
 
 from postgres_kit import HELD, WIPE, a_url
 
 from rotor_actors.errors import StoreError
 from rotor_actors.records import Entry, ItemRow, RunRow, StepRow
 from rotor_actors.stores.base import ItemQuery, RunQuery
-from rotor_actors.stores.postgres.address import within
+from rotor_actors.stores.postgres.address import parsed, within
 from rotor_actors.stores.postgres.faults import taken_name
 from rotor_actors.stores.postgres.io_thread import IOThread
 from rotor_actors.stores.postgres.link import Link
@@ -37,6 +37,7 @@ INSERT INTO @.test_time VALUES (NULL);
 CREATE OR REPLACE FUNCTION @.rotor_now() RETURNS float8 LANGUAGE sql VOLATILE AS $$
     SELECT coalesce((SELECT at FROM @.test_time), extract(epoch FROM clock_timestamp())::float8) $$;
 """
+_OTHER_TABLES = r"SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename !~ '^(rotor_|test_time$)'"
 _MOVE = "UPDATE @.test_time SET at = $1"
 
 
@@ -47,9 +48,9 @@ class _Connections:
         self.url = a_url()
         self.thread = IOThread("rotor-postgres-tests")
         self.thread.start()
-        probe = PostgresStore(self.url, lease=1e9)
-        self.links = [Link(probe._address, purpose, 60.0) for purpose in ("writer", "reader")]
-        self.user = Link(probe._address, "transactions", 60.0, is_cached=False)
+        address = parsed(self.url, None, None)
+        self.links = [Link(address, purpose, 60.0) for purpose in ("writer", "reader")]
+        self.user = Link(address, "transactions", 60.0, is_cached=False)
         self.made: set[str] = set()
         self.free: list[str] = []
         self._numbers = count(1)
@@ -103,6 +104,8 @@ class StandInStore(PostgresStore):
         if not self._is_ours:
             self._is_ours = True
             await connection.execute(within(WIPE, self.schema))
+            for (table,) in await connection.fetch(_OTHER_TABLES, self.schema):
+                await connection.execute(f"DROP TABLE {self.schema}.{table}")
             await connection.execute(within(_MOVE, self.schema), None)
         number: int = await connection.fetchval(within("SELECT @.rotor_enter($1)", self.schema), self.lease)
         return number
@@ -176,8 +179,10 @@ class StandInStore(PostgresStore):
                 return
         yield
 
-    def __deepcopy__(self, memo: object) -> Self:
-        found = type(self)()
+    def __deepcopy__(self, memo: object) -> StandInStore:
+        found = StandInStore()
+        found.__class__ = type(self)
+        vars(found).update({name: value for name, value in vars(self).items() if name not in vars(found)})
         with self._opened(), found._opened():
             sql = "".join(
                 f"INSERT INTO {found.schema}.rotor_{table} OVERRIDING SYSTEM VALUE "
@@ -188,7 +193,17 @@ class StandInStore(PostgresStore):
             found._write("copy to", lambda link: link.execute(sql))
         return found
 
-    # What some tests look at.
+    # What some tests look at, and do to it.
+
+    def damage_item(self, space: str, key: str) -> None:
+        key_is = "split_part(item_key, chr(31), 1) = $2"
+        sql = within(f"UPDATE @.rotor_items SET body = body || '\\x00' WHERE space = $1 AND {key_is}", self.schema)
+        with self._opened():
+            self._write("damage", lambda link: link.execute(sql, space, key))
+
+    def look(self, sql: str) -> list[tuple[Any, ...]]:
+        """Into tables of users."""
+        return self._all(f"SELECT * FROM ({sql.replace(' FROM ', f' FROM {self.schema}.')}) AS t", (), tuple)
 
     @property
     def _runs(self) -> dict[int, RunRow]:

@@ -34,6 +34,7 @@ from rotor_actors.records import (
     StepRow,
 )
 from rotor_actors.stores.base import EndedRootsQuery, ItemQuery, Store
+from rotor_actors.stores.shared import is_shared
 
 pytestmark = pytest.mark.asyncio
 
@@ -454,7 +455,8 @@ async def test_what_is_deleted_leaves_nothing_behind_within_one_commit_or_over_s
     assert store.find("r1") is not None
     assert store.steps(1) == store.steps(3) == []
     assert store.items(ItemQuery("progress")) == []
-    assert store.last_numbers() == (4, 9)
+    if not is_shared(store):
+        assert store.last_numbers() == (4, 9)
     store.close()
 
 

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pytest
-from kit import World
+from kit import STRIDE, World
 
 from rotor_actors import CancelOn, Context, Debounce, Event, RunStatus, cron, workflow
 from rotor_actors.errors import ExpressionError, StoreError, WorkflowCancelledError, WorkflowDefinitionError
@@ -173,7 +173,7 @@ async def test_a_parent_and_its_child_that_one_event_cancels_are_cancelled_once(
         await world.runtime.send(Event("stop"))
         assert await status(world, handle.run_id) is RunStatus.CANCELLED
         cancelled = [n for fact in world.store.committed(RunsCancelled) for n in fact.ns]
-        assert sorted(cancelled) == [1, 2]
+        assert len(cancelled) == len(set(cancelled)) == 2
 
 
 async def test_on_cancel_handlers_run_and_all_is_one_entry_with_the_event() -> None:
@@ -222,7 +222,7 @@ async def test_sending_crashed_at_every_entry_cancels_once_acknowledged() -> Non
         await world.close()
         if was_sent:
             break
-        position += 1
+        position += STRIDE
     assert position >= 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cancel_kit import SteadyWorld, everything
-from kit import FragileStore, World, with_a_crash_after_each_entry
+from kit import STRIDE, FragileStore, World, with_a_crash_after_each_entry
 
 from rotor_actors import Context, EndedRun, ManualClock, RetryPolicy, RunInfo, RunStatus, Workflow, workflow
 from rotor_actors.errors import NonRetriableError, RunStatusError, WorkflowDefinitionError, WorkflowFailedError
@@ -309,7 +309,7 @@ async def test_a_crash_at_each_position_of_the_undoing_run_undoes_each_step() ->
         await world.close()
         if not has_crashed:
             break
-        position += 1
+        position += STRIDE
     assert position > 10
 
 

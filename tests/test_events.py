@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from crash_kit import Play, survives_every_crash
-from kit import FragileStore, World, until
+from kit import STRIDE, FragileStore, World, until
 
 from rotor_actors import Context, Event, RetryPolicy, RunStatus, workflow
 from rotor_actors.errors import (
@@ -23,6 +23,7 @@ from rotor_actors.errors import (
 )
 from rotor_actors.events.waiting import WaiterNote
 from rotor_actors.records import Entry, ItemDropped, ItemPut, RunCreated, StepRecorded, Together, flatten
+from rotor_actors.stores.base import ItemQuery
 
 pytestmark = pytest.mark.asyncio
 
@@ -494,10 +495,12 @@ async def test_an_expression_that_this_program_does_not_know_waits_for_its_timeo
     async with World(paid) as world:
         [id] = await world.runtime.send(Event("order.created", {"order": 1}))
         await world.settle()
-        [item] = world.store._items["event-waiters"].values()  # pyright: ignore[reportPrivateUsage]
+        [item] = world.store.items(ItemQuery("event-waiters"))
         note = msgspec.msgpack.decode(item.body or b"", type=WaiterNote)
-        item.body = msgspec.msgpack.encode(msgspec.structs.replace(note, where="data.x like 'a%'"))
-        await world.reopen()
+        await world.close()
+        body = msgspec.msgpack.encode(msgspec.structs.replace(note, where="data.x like 'a%'"))
+        world.store.commit([ItemPut(msgspec.structs.replace(item, body=body))])
+        await world.open()
         assert "waits for no event any more, only for its timeout: where=" in caplog.text
         await world.runtime.send(Event("payment", {"order": 1}))
         assert await world.result(id) is None
@@ -560,9 +563,8 @@ async def test_all_that_follows_from_an_event_is_one_entry() -> None:
         acts: list[Any] = []
         world.store.before_commit = lambda entries: acts.extend(entries)
         await world.runtime.send(Event("payment", {"order": 1}, id="p"))
-        act = next(each for each in acts if isinstance(each, Together))
-        kinds = {type(fact) for fact in flatten([act])}
-        assert {RunCreated, StepRecorded, ItemDropped, ItemPut} <= kinds
+        together = [{type(fact) for fact in flatten([act])} for act in acts if isinstance(act, Together)]
+        assert any({RunCreated, StepRecorded, ItemDropped, ItemPut} <= kinds for kinds in together)
 
 
 async def test_sending_crashed_at_every_entry_and_sent_again_is_delivered_once() -> None:
@@ -588,7 +590,7 @@ async def test_sending_crashed_at_every_entry_and_sent_again_is_delivered_once()
         await world.close()
         if not was_crashed:
             break
-        position += 1
+        position += STRIDE
     assert position >= 1
 
 

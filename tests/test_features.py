@@ -99,7 +99,7 @@ async def test_a_damaged_item_fails_its_run_by_name_and_no_other() -> None:
     async with World(two) as world:
         handle = await world.runtime.start(two)
         await world.settle()
-        world.store._items["signal-waiters"]["x"].is_damaged = True  # pyright: ignore[reportPrivateUsage]
+        world.store.damage_item("signal-waiters", "x")
         await world.reopen()
         with pytest.raises(WorkflowFailedError, match="StoreCorruptedError"):
             await world.result(handle.run_id)

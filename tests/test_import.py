@@ -44,6 +44,7 @@ def test_the_package_loads_what_is_asked_for_and_no_more() -> None:
     assert not {"rotor_actors.engine", "apsw"} & _loaded_by("import rotor_actors; rotor_actors.errors.StoreError")
 
 
+@pytest.mark.one_owner("it is about the names, one of which a stand-in has taken")
 def test_type_checkers_and_programs_find_each_public_name_in_the_same_place() -> None:
     """Static imports, which type checkers read, and the table that `__getattr__` reads at run time."""
     tree = ast.parse((ROOT / "rotor_actors" / "__init__.py").read_text("utf-8"))

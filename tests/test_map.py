@@ -13,7 +13,7 @@ import pytest
 from bodies import BODIES
 from cancel_kit import child_ids, everything
 from crash_kit import ActError, ChildPlan, Play, crash_at, differences, run_once, survives_every_crash
-from kit import World
+from kit import STRIDE, World
 
 from rotor_actors import Context, InvokeOutcome, RetryPolicy, RunStatus, Workflow, paging, workflow
 from rotor_actors.errors import PayloadError, QuorumError, WorkflowFailedError, WorkflowTimeoutError
@@ -374,7 +374,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", [name for name in BODIES if name.startswith(("step_", "two_maps"))])
 async def test_pages_of_two_rows_make_no_difference_to_a_replay(name: str) -> None:
     report = await survives_every_crash(BODIES[name])
-    assert report.crashes > 10
+    assert report.crashes > 10 // STRIDE
 
 
 async def _map_in_attempts(play: Play) -> None:
@@ -396,7 +396,7 @@ async def test_attempts_see_the_order_of_the_first_and_survive_every_crash(crash
     assert [len(order) for order in orders] == [3, 4, 5]
     assert orders[0] == orders[1][:3] == orders[2][:3]
     assert orders[1] == orders[2][:4]
-    assert report.crashes > 10
+    assert report.crashes > 10 // STRIDE
 
 
 async def _left_in_attempts(play: Play) -> None:
@@ -424,7 +424,7 @@ async def test_withdrawn_children_are_spawned_anew_in_the_next_attempt() -> None
 @pytest.mark.parametrize("looks", [1, 3])
 async def test_tiny_slices_and_three_crashes_make_no_difference(looks: int) -> None:
     reference = await run_once(_map_in_attempts, retries=RETRY)
-    for position in range(1, reference.store.committed, 4):
+    for position in range(1, reference.store.committed, 4 * STRIDE):
         crashed = await crash_at(_map_in_attempts, position, retries=RETRY, crashes=3, looks=looks)
         assert differences(reference, crashed) == []
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 from crash_kit import ActError, Play, survives_every_crash
-from kit import World
+from kit import IS_SHARED, World, untouched
 
 from rotor_actors import Context, ManualClock, MemoryStore, RetryPolicy, RunStatus, Runtime, Workflow, workflow
 from rotor_actors.errors import WorkflowFailedError, WorkflowTimeoutError
@@ -383,7 +383,8 @@ class DyingStore(MemoryStore):
     """What is on the disk after the process died: nothing that came after its first entry."""
 
     def __init__(self, found: MemoryStore) -> None:
-        self.__dict__.update(copy.deepcopy(found.__dict__))
+        self._found = copy.deepcopy(found)
+        self.__dict__.update(vars(self._found))
         self._is_dead = False
 
     def commit(self, entries: list[Entry]) -> None:
@@ -491,13 +492,14 @@ async def test_orphans_are_left_untouched_until_their_workflow_is_registered(cap
     for _ in range(2):
         async with bench.runtime() as runtime:
             await bench.clock.advance("1h")
-            assert runtime.orphans() == ["one"]
-    assert "no workflow of that id is registered" in caplog.text
+            assert await untouched(runtime) == 1
+    if not IS_SHARED:
+        assert "no workflow of that id is registered" in caplog.text
     assert bench.store.find("one") == before
     assert bench.done["body of flow"] == 1
     async with bench.runtime() as runtime:
         await runtime.start(flow, run_id="another")
-        assert runtime.orphans() == []
+        assert await untouched(runtime) == 0
         await bench.clock.advance("1m")
         assert await runtime.run("one").result(timeout="1s") == "done"
         assert await runtime.run("another").result(timeout="1s") == "done"
@@ -605,6 +607,6 @@ async def test_of_steps_with_ids_made_of_data_only_so_many_places_are_kept() -> 
         assert not world.store.committed(ItemPut), "no place is worth a commit"
         for _ in range(2):
             await world.close()
-            assert len(world.store.committed(ItemPut)) == 200
+            assert len({put.item.key for put in world.store.committed(ItemPut)}) == 200
             await world.open()
             await world.execute(many)

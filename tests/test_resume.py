@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from kit import FragileStore, World
+from kit import STRIDE, FragileStore, World
 
 from rotor_actors import Context, EndedRun, RetryPolicy, RunStatus, Workflow, workflow
 from rotor_actors.errors import (
@@ -453,7 +453,7 @@ async def test_a_crash_at_any_position_around_a_resume_loses_or_keeps_it_as_a_wh
         assert weather.calls["first"] == 1
         assert len(await world.runtime.runs(root="r")) == 3
         await world.close()
-        position += 1
+        position += STRIDE
     assert position > 5
 
 

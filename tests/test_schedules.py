@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from kit import FragileStore, World
+from kit import STRIDE, FragileStore, World
 
 from rotor_actors import CancelOn, Context, Cron, Event, ManualClock, RunStatus, Runtime, cron, workflow
 from rotor_actors.cron_times import MOST_MISSED, due_times, next_time
@@ -259,7 +259,7 @@ async def test_a_crash_at_any_entry_neither_loses_nor_doubles_a_start(missed: An
         await world.close()
         if is_over:
             break
-        position += 1
+        position += STRIDE
     assert position >= 3
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 from crash_kit import Play, survives_every_crash
-from kit import World
+from kit import STRIDE, World
 
 from rotor_actors import Context, RetryPolicy, RunStatus, workflow
 from rotor_actors.errors import (
@@ -384,7 +384,7 @@ async def test_a_signal_sent_by_another_run_survives_a_crash_at_every_entry() ->
         assert result == "boss: True"
         if left:
             break
-        position += 1
+        position += STRIDE
     assert position >= 4
 
 

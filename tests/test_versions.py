@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit import World, with_a_crash_after_each_entry
+from kit import IS_SHARED, World, untouched, with_a_crash_after_each_entry
 
 from rotor_actors import Context, RetryPolicy, RunStatus, Runtime, Workflow, check_runs, workflow
 from rotor_actors.check import main
@@ -31,8 +31,10 @@ def act(name: str) -> str:
     return name
 
 
-def flow(body: Body, *, version: str | None = None, retries: Any = 0) -> Workflow[None, str]:
-    @workflow(id="flow", version=version, retries=retries)
+def flow(
+    body: Body, *, version: str | None = None, retries: Any = 0, takes_over: tuple[str, ...] = ()
+) -> Workflow[None, str]:
+    @workflow(id="flow", version=version, retries=retries, takes_over=takes_over)
     async def flow(ctx: Context) -> str:
         result: str = await body(ctx)
         return result
@@ -82,6 +84,9 @@ async def test_the_version_of_a_workflow_is_recorded_with_each_run_and_stays() -
         await world.reopen(two)
         await world.runtime.start(two, run_id="s")
         assert [(run.run_id, run.version) for run in await world.runtime.runs()] == [("s", "2"), ("r", "1")]
+        if IS_SHARED:  # others may still run version 1
+            assert await untouched(world.runtime) == 1
+            await world.reopen(two := flow(old, version="2", takes_over=("1",)))
         await world.result("r")
         assert (await world.runtime.info("r")).version == "1"
         assert (await (await world.runtime.restart("r")).info()).version == "2"

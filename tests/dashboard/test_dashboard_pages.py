@@ -289,7 +289,9 @@ async def test_a_tree_that_is_too_large_is_read_no_further_than_it_is_shown(
 async def test_of_a_run_with_very_many_steps_no_more_are_read_than_are_shown() -> None:
     store = Counted()
     store.commit(a_tree(0, 0))
-    store.commit([StepRecorded(StepRow(1, float(i), Kind.RUN, b"%d" % i, f"s{i}"), i + 2) for i in range(200)])
+    store.commit(
+        [StepRecorded(StepRow(1, float(i), Kind.RUN, b"%d" % i, f"s{i}", seq=i + 2), i + 2) for i in range(200)]
+    )
     async with Runtime(store) as runtime:
         store.given = 0
         shown = await get(runtime.dashboard(), "api/run", id="r1", steps=20)

@@ -127,6 +127,7 @@ async def test_what_undoes_a_workflow_that_is_shown_is_not_named_beside_it() -> 
     assert [each["workflow_id"] for each in replica["declared"]] == ["trip", "hotel.undo"]
 
 
+@pytest.mark.one_owner("that is what it is about")
 async def test_a_store_of_one_owner_has_none() -> None:
     async with Runtime(":memory:") as runtime:
         assert (await runtime.replicas(), await runtime.unowned()) == ([], [])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from flow_kit import Watch
-from kit import World
+from kit import STRIDE, World
 
 from rotor_actors import (
     Batch,
@@ -73,7 +73,7 @@ async def crashed_everywhere(make: Callable[[], Story], check: Callable[[Story, 
     runs, entries = await told(story, None)
     check(story, runs)
     crashes = 0
-    for position in range(entries):
+    for position in range(0, entries, STRIDE):
         story = make()
         runs, _ = await told(story, position)
         crashes += story.crashes
@@ -81,7 +81,7 @@ async def crashed_everywhere(make: Callable[[], Story], check: Callable[[Story, 
             check(story, runs)
         except AssertionError as error:
             raise AssertionError(f"after a crash at entry {position} of {entries}: {error}") from error
-    assert crashes > entries // 2
+    assert crashes > entries // STRIDE // 2
 
 
 def in_first_order(names: list[str]) -> list[str]:
@@ -185,8 +185,9 @@ async def test_cancelling_one_that_waits_and_one_that_runs() -> None:
         async def cancel(world: World) -> None:
             await world.settle()
             await world.runtime.cancel("c")
+            await world.settle()
+            await watch.exit("a")  # before another may have its place: it is not executed when it is cancelled
             await world.runtime.cancel("a")
-            await watch.exit("a")
 
         async def await_rest(world: World) -> None:
             await world.result("b")

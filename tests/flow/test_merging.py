@@ -469,6 +469,7 @@ async def test_a_run_of_many_starts_cannot_be_invoked() -> None:
 TENANT: contextvars.ContextVar[str] = contextvars.ContextVar("TENANT", default="nobody")
 
 
+@pytest.mark.one_owner("context variables stay where they are: any replica may run it")
 async def test_a_debounced_run_has_the_context_of_the_start_whose_data_it_has() -> None:
     @workflow(id="whose", debounce=Debounce("10s"))
     async def whose(ctx: Context, data: str) -> str:
