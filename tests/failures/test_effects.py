@@ -65,7 +65,7 @@ def test_a_commit_whose_reply_never_comes_is_found_by_the_next_owner(
 ) -> None:
     far = cluster.add("x", *SPREAD, address=f"127.0.0.1:{proxy.port}").wait_until_open()
     with_payments(cluster)
-    proxy.hold_the_reply_to(b"COMMIT")
+    proxy.hold_the_reply_to(b"COMMIT\0")  # not asyncpg's own, which has a semicolon
     far.do("start", workflow="payer", data=[7, 0.0], run_id="pays")
     cluster.wait_until(lambda: bool(rows(cluster)), 20.0, "the commit")
     assert proxy.mode is Mode.NO_REPLY
