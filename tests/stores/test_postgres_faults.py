@@ -212,6 +212,18 @@ def test_a_newer_schema_is_refused_and_left_as_it_is() -> None:
     assert sql(f"SELECT count(*) FROM {schema}.rotor_replicas") == [(0,)]
 
 
+@pytest.mark.parametrize("change", ["SET made_of = 'others'", "DROP COLUMN made_of"])
+def test_a_schema_that_an_unreleased_program_made_in_another_way_is_refused_by_name(change: str) -> None:
+    schema = new_schema()
+    store = a_store(schema)
+    store.open()
+    store.close()
+    verb = "UPDATE" if change.startswith("SET") else "ALTER TABLE"
+    sql(f"{verb} {schema}.rotor_schema {change}")
+    refused(a_url(), StoreVersionError, "was made by other steps than this program's", schema=schema)
+    assert sql(f"SELECT count(*) FROM {schema}.rotor_replicas") == [(0,)]
+
+
 def test_an_older_schema_is_brought_up_and_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     schema = new_schema()
     store = a_store(schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 from rotor_actors.errors import StoreError, StoreUnavailableError, StoreVersionError
@@ -55,7 +56,7 @@ async def migrate(connection: Any, name: str, schema: str) -> None:
     """Create what is missing. Several that open at the same time do it one after the other.
 
     Raises:
-        StoreVersionError: a newer program was here.
+        StoreVersionError: a newer program was here, or one whose steps to this version were others.
     """
     version = await schema_version(connection, name, schema)
     for attempt in range(_ATTEMPTS):
@@ -77,24 +78,46 @@ async def migrate(connection: Any, name: str, schema: str) -> None:
 
 
 async def schema_version(connection: Any, name: str, schema: str) -> int:
-    """Of the store in this schema; 0 where there is none. Raises StoreVersionError: a newer program was here."""
+    """Of the store in this schema; 0 where there is none.
+
+    Raises:
+        StoreVersionError: a newer program was here, or one whose steps to this version were others.
+    """
     if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{quoted(schema)}.rotor_schema"):
         return 0
-    version: int = await connection.fetchval(within("SELECT version FROM @.rotor_schema", schema))
+    row = await connection.fetchrow(
+        within("SELECT version, to_jsonb(each)->>'made_of' FROM @.rotor_schema AS each", schema)
+    )
+    version: int = row[0]
     if version > SCHEMA_VERSION:
         raise StoreVersionError(
             f"{name}: schema {schema!r} has version {version}, this program knows {SCHEMA_VERSION}; nothing was changed. "
             f"Install a newer rotor-actors."
         )
+    if row[1] != _made_of(version):
+        raise StoreVersionError(
+            f"{name}: schema {schema!r} says version {version}, but was made by other steps than this program's: by a "
+            f"state of rotor-actors that was not released. Nothing was changed. Use the program that made it, or another "
+            f"schema (?schema=…)."
+        )
     return version
+
+
+def _made_of(version: int) -> str:
+    """Tells by which steps a schema was made; there are several ways to a version that was never released."""
+    return hashlib.sha256("\0".join(STEPS_TO_VERSION[:version]).encode()).hexdigest()[:16]
 
 
 async def _bring_up(connection: Any, schema: str, version: int) -> None:
     if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", quoted(schema)):
         await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
     if version == 0:
-        await connection.execute(within("CREATE TABLE @.rotor_schema(version integer NOT NULL)", schema))
-        await connection.execute(within("INSERT INTO @.rotor_schema VALUES (0)", schema))
+        await connection.execute(
+            within("CREATE TABLE @.rotor_schema(version integer NOT NULL, made_of text NOT NULL)", schema)
+        )
+        await connection.execute(within("INSERT INTO @.rotor_schema VALUES (0, '')", schema))
     for step in STEPS_TO_VERSION[version:]:
         await connection.execute(within(step, schema))
-    await connection.execute(within("UPDATE @.rotor_schema SET version = $1", schema), SCHEMA_VERSION)
+    await connection.execute(
+        within("UPDATE @.rotor_schema SET version = $1, made_of = $2", schema), SCHEMA_VERSION, _made_of(SCHEMA_VERSION)
+    )
