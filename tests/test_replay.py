@@ -383,8 +383,9 @@ class DyingStore(MemoryStore):
     """What is on the disk after the process died: nothing that came after its first entry."""
 
     def __init__(self, found: MemoryStore) -> None:
-        self._found = copy.deepcopy(found)
-        self.__dict__.update(vars(self._found))
+        copied = copy.deepcopy(found)
+        self.__dict__.update(vars(copied))
+        self._copied = copied  # while it lives nobody else is given what it is made of
         self._is_dead = False
 
     def commit(self, entries: list[Entry]) -> None:
