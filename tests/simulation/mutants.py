@@ -45,6 +45,8 @@ class Mutant(NamedTuple):
     name: str
     plant: Plant
     faults: Faults
+    scenes: tuple[str, ...] = ()
+    """Of replicas: the scenes of a crowd in which it shows."""
 
 
 MUTANTS: list[Mutant] = []

@@ -32,13 +32,14 @@ from rotor_actors.waiting import Waiting
 WEATHER = replica_faults(1.0)
 STANDSTILLS = Faults(pause=0.06, blocked_loop=0.04)
 LOST_REPLIES = Faults(lost_reply=0.03, bad_hint=0.5)
+OF_TREES = ("fan", "late")
 
 REPLICA_MUTANTS: list[Mutant] = []
 
 
-def mutant(name: str, faults: Faults = WEATHER) -> Callable[[Plant], Plant]:
+def mutant(name: str, faults: Faults = WEATHER, scenes: tuple[str, ...] = ()) -> Callable[[Plant], Plant]:
     def add(plant: Plant) -> Plant:
-        REPLICA_MUTANTS.append(Mutant(name, plant, faults))
+        REPLICA_MUTANTS.append(Mutant(name, plant, faults, scenes))
         return plant
 
     return add
@@ -263,12 +264,12 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RemoteRuns, "cancel_entries", cancel_all_below)
 
 
-@mutant("what was said of a run is lost when its owner writes it down")
+@mutant("what was said of a run is lost when its owner writes it down", scenes=OF_TREES)
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SharedDatabase, "_with_sticky_flags", lambda self, run: run)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
 
 
-@mutant("nobody looks for what escapes a cancellation")
+@mutant("nobody looks for what escapes a cancellation", scenes=OF_TREES)
 def _(patch: pytest.MonkeyPatch) -> None:
     for module in (elsewhere, sweeping):
         patch.setattr(module, "survivors", lambda store, root_n, tops, at: [])  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]

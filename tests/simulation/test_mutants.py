@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 from mutants import FLIPS, MUTANTS, USUAL, Mutant
-from replica_mutants import LOST_REPLIES, REPLICA_MUTANTS, STANDSTILLS, WEATHER
+from replica_mutants import LOST_REPLIES, OF_TREES, REPLICA_MUTANTS, STANDSTILLS, WEATHER
 
 from rotor_actors.simulation.faults import Faults
 from rotor_actors.simulation.judge import Judge, judged
 from rotor_actors.simulation.plan import Size
+from rotor_actors.simulation.replicas.crowd import SCENES
 from rotor_actors.simulation.replicas.trials import judged_crowd, judged_replicas
 from rotor_actors.simulation.running import run_universe
 from rotor_actors.simulation.universe import Settings
@@ -24,10 +25,20 @@ _BROKEN = (AttributeError, NameError, TypeError, ImportError)
 REPLICAS, WIDTH = 3, 4
 
 
-def first_failure_of_replicas(faults: Faults, universes: int) -> tuple[int, BaseException | None]:
-    """Trials and crowds in turn."""
+def budget(faults: Faults, scenes: tuple[str, ...]) -> int:
+    """In weather or work made for a bug it has to be found sooner."""
+    if faults != WEATHER:
+        return UNIVERSES // 4
+    return UNIVERSES // 2 if scenes else UNIVERSES
+
+
+def first_failure_of_replicas(
+    faults: Faults, universes: int, scenes: tuple[str, ...] = ()
+) -> tuple[int, BaseException | None]:
+    """Trials and crowds in turn, or a crowd of some scenes."""
     for seed in range(universes):
-        work = judged_crowd(WIDTH, []) if seed % 2 else judged_replicas(SIZE, [])
+        is_crowd = seed % 2 or scenes
+        work = judged_crowd(WIDTH, [], scenes or SCENES) if is_crowd else judged_replicas(SIZE, [])
         outcome = run_universe(work, seed=seed, settings=Settings(faults=faults, replicas=REPLICAS))
         if outcome.failure is not None:
             return seed + 1, outcome.failure
@@ -63,16 +74,21 @@ def test_a_planted_bug_of_replicas_is_found(
 ) -> None:
     with monkeypatch.context() as patch:
         planted.plant(patch)
-        universes, failure = first_failure_of_replicas(planted.faults, UNIVERSES)
+        universes, failure = first_failure_of_replicas(
+            planted.faults, budget(planted.faults, planted.scenes), planted.scenes
+        )
     if isinstance(failure, _BROKEN):
         raise failure
     score(f"replicas: {planted.name}", "" if failure is None else str(failure), universes)
     assert failure is not None, f"not found in {universes} universes: {planted.name}"
 
 
-@pytest.mark.parametrize("faults", [WEATHER, STANDSTILLS, LOST_REPLIES], ids=["weather", "standstills", "lost replies"])
-def test_replicas_as_they_are_pass_the_same_budget(faults: Faults) -> None:
-    universes, failure = first_failure_of_replicas(faults, UNIVERSES)
+@pytest.mark.parametrize(
+    ("faults", "scenes"), [(WEATHER, ()), (STANDSTILLS, ()), (LOST_REPLIES, ()), (WEATHER, OF_TREES)],
+    ids=["weather", "standstills", "lost-replies", "trees"],
+)  # fmt: skip
+def test_replicas_as_they_are_pass_the_same_budget(faults: Faults, scenes: tuple[str, ...]) -> None:
+    universes, failure = first_failure_of_replicas(faults, budget(faults, scenes), scenes)
     assert failure is None, f"universe {universes - 1}: {failure}"
 
 

@@ -24,7 +24,7 @@ from rotor_actors.simulation.trial import Executed, Executing, Place
 from rotor_actors.workflows import Event, Workflow
 
 LIMIT = 2
-_SCENES = ("fan", "line", "news", "orders", "signals", "once", "alone", "chosen", "late", "nap")
+SCENES = ("fan", "line", "news", "orders", "signals", "once", "alone", "chosen", "late", "nap")
 _SIGNALS, _NEWS = 3, 2
 _OFTEN = 200
 
@@ -37,7 +37,8 @@ class Crowd:
         executions: how often each step was executed, over all lives.
     """
 
-    def __init__(self, place: Place, tape: Tape, width: int) -> None:
+    def __init__(self, place: Place, tape: Tape, width: int, scenes: tuple[str, ...] = SCENES) -> None:
+        self._scenes = scenes
         self._place = place
         self._tape = tape
         self._width = width
@@ -157,7 +158,7 @@ class Crowd:
     async def run(self, runtime: Runtime) -> None:
         """Play the scenes, until each caller was answered."""
         tape = self._tape
-        names = [tape.pick(_SCENES) for _ in range(1 + tape.choose(3))]
+        names = [tape.pick(self._scenes) for _ in range(1 + tape.choose(3))]
         await asyncio.gather(*(self._play(runtime, name, f"{name}{n}") for n, name in enumerate(names)))
 
     async def _play(self, runtime: Runtime, kind: str, name: str) -> None:

@@ -13,7 +13,7 @@ from rotor_actors.simulation.client import UniverseRuntime
 from rotor_actors.simulation.errors import InvariantError
 from rotor_actors.simulation.judge import Judge
 from rotor_actors.simulation.plan import Size, draw_plan
-from rotor_actors.simulation.replicas.crowd import Crowd
+from rotor_actors.simulation.replicas.crowd import SCENES, Crowd
 from rotor_actors.simulation.replicas.crowd_judge import CrowdJudge
 from rotor_actors.simulation.replicas.judge import ReplicaJudge
 from rotor_actors.simulation.replicas.universe import ReplicaUniverse
@@ -42,12 +42,14 @@ def judged_replicas(size: Size, judges: list[Judge]) -> Callable[[Universe], Awa
     return main
 
 
-def judged_crowd(width: int, judges: list[Judge]) -> Callable[[Universe], Awaitable[None]]:
+def judged_crowd(
+    width: int, judges: list[Judge], scenes: tuple[str, ...] = SCENES
+) -> Callable[[Universe], Awaitable[None]]:
     """The same for a crowd, whose fan-outs have up to three times so many children."""
 
     async def main(universe: Universe) -> None:
         assert isinstance(universe, ReplicaUniverse)
-        crowd = Crowd(universe, universe.tapes.tape("crowd"), width)
+        crowd = Crowd(universe, universe.tapes.tape("crowd"), width, scenes)
         await _play(universe, CrowdJudge(universe), judges, crowd.workflows, crowd.run)
 
     return main
