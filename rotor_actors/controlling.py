@@ -12,7 +12,7 @@ from rotor_actors.child_ends import decode_reason
 from rotor_actors.error_texts import bounded
 from rotor_actors.errors import StoreError
 from rotor_actors.records import RunRow, RunStatus, Together
-from rotor_actors.replicas.elsewhere import Elsewhere
+from rotor_actors.replicas.elsewhere import CLOCKS_DIFFER_AT_MOST, Elsewhere
 from rotor_actors.run import Phase
 from rotor_actors.service import Service
 
@@ -36,14 +36,16 @@ class Controlling(Access):
         Cancelling the caller does not stop the cancellation.
         """
         began_at: float | None = None
+        margin = 0.0
         while True:
             service = self._service
             try:
                 began_at = self._engine.now() if began_at is None else began_at
-                return await self._cancel(run_id, reason, began_at)
+                return await self._cancel(run_id, reason, began_at - margin)
             except StoreError as error:
                 assert service is not None
                 await self._next_life(service, error)  # then ask again, for what became of it is unknown
+                margin = CLOCKS_DIFFER_AT_MOST  # whoever has done it meanwhile has said when, by a clock of his own
 
     async def _cancel(self, run_id: str, reason: str, began_at: float) -> CancelReport:
         engine, service = self._open(), self._service

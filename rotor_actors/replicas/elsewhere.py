@@ -32,7 +32,7 @@ from rotor_actors.stores.base import RunQuery, StoreReader
 
 _RUNS_PER_READ = 500
 # All replicas go by the database's clock, as far as they can tell: one that is kept from running can be wrong by more.
-_CLOCKS_DIFFER, _CLOCKS_DIFFER_AT_MOST = 1.0, 30.0
+_CLOCKS_DIFFER, CLOCKS_DIFFER_AT_MOST = 1.0, 30.0
 _LIVING = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
@@ -171,7 +171,7 @@ def cancelled_since(store: StoreReader, root_n: int, tops: frozenset[int], at: f
     """The ids of the `tops` and of what was cancelled with them; `error` is the reason, as it is recorded."""
 
     def is_of_it(row: RunRow) -> bool:
-        differ = _CLOCKS_DIFFER if row.error != error else _CLOCKS_DIFFER_AT_MOST
+        differ = _CLOCKS_DIFFER if row.error != error else CLOCKS_DIFFER_AT_MOST
         return row.n in tops or ((row.ended_at or 0.0) >= at - differ and not row.flags & RunFlag.WITHDRAWN)
 
     rows = filter(is_of_it, _pages(store, RunQuery(root_n=root_n, statuses=(RunStatus.CANCELLED,))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from crossing import Crossing
 from fleet import Fleet
 
 from rotor_actors import Context, MemoryStore, Runtime, workflow
@@ -147,6 +148,24 @@ async def test_who_looks_waits_for_the_database_but_not_for_ever(is_noticed: boo
         for each in looking:
             with pytest.raises(StoreUnavailableError, match=r"away for 30 s.*look at the server, then ask again"):
                 await each
+
+
+async def test_a_cancellation_that_is_asked_again_was_done_though_its_owners_clock_is_behind() -> None:
+    async with Crossing(child) as fleet:
+        owner, canceller = await fleet.open(), await fleet.open()
+        handle = await owner.start(child, 3)
+        fleet.hold_mail(canceller)
+        number = fleet.store_of(canceller).replica
+        asked = asyncio.ensure_future(canceller.cancel(handle.run_id, "enough"))
+        await fleet.settle()
+        (row,) = fleet.all_rows
+        assert (row.status, asked.done()) == ("cancelled", False)
+        assert row.ended_at is not None
+        row.ended_at -= 0.5
+        await fleet.expire(number)
+        await fleet.until_anew(canceller, number)
+        report = await fleet.clock.until(asked)
+        assert (report.cancelled, report.already_ended) == ([handle.run_id], [])
 
 
 async def test_a_cancellation_that_is_asked_for_while_the_database_is_away_is_done_when_it_is_there_again() -> None:
