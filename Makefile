@@ -47,7 +47,7 @@ soak: $(VENV)/.installed-dev
 # takes long: programs that are killed over a file, type checkers, and what is printed in the documentation.
 STRIDE ?= 7
 ON_POSTGRES := $(filter-out $(patsubst %,tests/test_%.py,kill9 typing readme guides doctests docs layers import), \
-	$(wildcard tests/test_*.py)) tests/flow tests/dashboard tests/telemetry
+	$(wildcard tests/test_*.py)) tests/flow tests/dashboard tests/telemetry tests/sharding
 test-postgres: $(VENV)/.installed-dev
 	ROTOR_TEST_POSTGRES=all $(BIN)/python -m pytest -n 2 --dist worksteal tests/stores $(ARGS)
 	set -e; for version in $$($(BIN)/python tests/postgres_server.py); do \
