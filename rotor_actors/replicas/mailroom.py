@@ -54,7 +54,9 @@ class Mailroom:
             mails = await self._read(after)
             wanted = [mail for mail in mails if mail.id not in self._taken]
             for kind in {mail.kind: None for mail in wanted}:
-                await self._prepare(kind, [mail for mail in wanted if mail.kind is kind])
+                await self._prepare(
+                    kind, [each for each in wanted if each.kind is kind and each.id not in self._broken]
+                )
             acted_on += sum([self._deliver(mail) for mail in wanted])
             if len(mails) < MAILS_PER_READ:
                 break
@@ -69,8 +71,18 @@ class Mailroom:
 
     async def _prepare(self, kind: MailKind, mails: list[Mail]) -> None:
         prepare = self._sharing.preparers.get(kind)
-        if prepare is not None:
+        if prepare is None or not mails:
+            return
+        try:
             await prepare(mails)
+        except StoreError:
+            raise
+        except Exception:
+            if len(mails) == 1:
+                self._set_aside(mails[0])
+                return
+            for mail in mails:  # one of them is to blame: the others are as good as ever
+                await self._prepare(kind, [mail])
 
     def _deliver(self, mail: Mail) -> bool:
         handler = self._sharing.handlers.get(mail.kind)
@@ -90,8 +102,11 @@ class Mailroom:
                     return False
                 self._taken[mail.id] = journal.append(MailTaken([mail.id]))
         except Exception:
-            # Of ours. It must not keep the others waiting; another replica, or this one opened again, tries once more.
-            self._broken.add(mail.id)
-            _logger.critical("mail %d, %s to %d, could not be acted on", mail.id, mail.kind, mail.to, exc_info=True)
+            self._set_aside(mail)
             return False
         return True
+
+    def _set_aside(self, mail: Mail) -> None:
+        """An error of ours. It must not keep the others waiting; another replica, or this one opened again, tries anew."""
+        self._broken.add(mail.id)
+        _logger.critical("mail %d, %s to %d, could not be acted on", mail.id, mail.kind, mail.to, exc_info=True)

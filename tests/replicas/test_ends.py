@@ -181,6 +181,30 @@ async def test_a_handler_that_breaks_keeps_no_other_waiting(caplog: pytest.LogCa
         assert sum("could not be acted on" in record.message for record in caplog.records) == 1
 
 
+async def test_a_message_whose_look_up_breaks_keeps_no_other_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    async with Sea(parent, child) as sea:
+        a, b = await sea.replica(), await sea.replica()
+        a.spills = {"child"}
+        await a.start(parent, ["x"])
+        await sea.settle()
+        await b.take_in()
+        acted_on: list[bytes | None] = []
+
+        async def prepare(mails: list[Mail]) -> None:
+            if any(mail.body == b"bad" for mail in mails):
+                raise KeyError("a bug")
+
+        assert a.sharing is not None
+        a.sharing.preparers[MailKind.REPLY] = prepare
+        a.sharing.handlers[MailKind.REPLY] = lambda mail, run: acted_on.append(mail.body)
+        for body in (b"good", b"bad", b"better"):
+            sea.database.office.post(-a.store.replica, MailKind.REPLY, body)
+        await sea.advance("2m")
+        assert acted_on == [b"good", b"better"]
+        assert sea.result("p") == ["x done"]
+        assert sum("could not be acted on" in record.message for record in caplog.records) == 1
+
+
 async def test_mail_waits_while_its_run_is_being_taken_in() -> None:
     async with Sea(parent, child) as sea:
         a, b = await sea.replica(), await sea.replica()
