@@ -167,6 +167,7 @@ def measure_fan_out(server: PostgresServer, setup: Setup, name: str, count: int,
     for _ in range(setup.repeat):
         with replicas(server, *([10 * count] if name == "local" else [count // 4]) * number) as all_of_them:
             all_of_them.do(name, 50)
+            time.sleep(LEASE)  # by then each knows of the others
             cpu_before, wal_before = cpu_seconds(server), wal_bytes(server)
             seconds, result = all_of_them.do(name, count)
             assert result == FanOut(count).expected
