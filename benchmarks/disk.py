@@ -25,11 +25,13 @@ class Commits:
     largest: int = 0
     longest: float = 0.0
     newest_at: float = field(default_factory=time.perf_counter)
+    seconds: list[float] = field(default_factory=lambda: list[float]())
 
     def note(self, entries: int, seconds: float) -> None:
         self.count += 1
         self.largest = max(self.largest, entries)
         self.longest = max(self.longest, seconds)
+        self.seconds.append(seconds)
         self.newest_at = time.perf_counter()
 
     def fields(self) -> dict[str, object]:
