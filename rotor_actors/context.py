@@ -12,7 +12,8 @@ from uuid import UUID
 from rotor_actors.body import Body, checked_step_id
 from rotor_actors.child_ends import InvokeOutcome
 from rotor_actors.durations import Duration
-from rotor_actors.flow.options import FlowControl
+from rotor_actors.errors import PayloadError
+from rotor_actors.flow.options import LONGEST_KEY, FlowControl
 from rotor_actors.ids import is_storable
 from rotor_actors.retry import RetryPolicy
 from rotor_actors.step import Step, charge
@@ -127,11 +128,16 @@ class Context:
             value: what can be stored, and is shown as plain data. key: a name, where there are several such values.
 
         Raises:
-            PayloadError: the value cannot be stored. TypeError: the key is not a text.
+            PayloadError: the value cannot be stored, or the key has more than 200 characters. TypeError: it is no text.
             StepRefusedError: called outside of the body: a step reports by what it returns.
         """
         if not isinstance(key, str) or not is_storable(key):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"ctx.report: key must be a text, e.g. 'pages'; got {key!r}")
+        if len(key) > LONGEST_KEY:  # PostgreSQL has it in an index: with a longer one no commit would ever succeed
+            raise PayloadError(
+                f"ctx.report: key has at most {LONGEST_KEY} characters, e.g. 'pages'; got {len(key)}: {key[:60]!r}…; put "
+                f"what is long into the value"
+            )
         self._body.report(key, value)
 
     async def cancel(self, reason: str = "") -> NoReturn:

@@ -16,6 +16,7 @@ import msgspec
 from rotor_actors.code_places import place_in
 from rotor_actors.errors import StoreError
 from rotor_actors.features import Feature
+from rotor_actors.flow.options import LONGEST_KEY
 from rotor_actors.kernel import Kernel
 from rotor_actors.records import ItemPut, ItemRow, Kind
 from rotor_actors.run import Run
@@ -76,7 +77,8 @@ class Places(Feature):
             return
         others = [each for each in known if (each.kind, each.target) != (kind, target)]
         self._known[workflow.id, step_id] = known = [place, *others][:_MOST_PLACES]
-        self._new.add((workflow.id, step_id))
+        if len(step_id) <= LONGEST_KEY:  # an index of PostgreSQL refuses long ones, and the commit with them
+            self._new.add((workflow.id, step_id))
 
     def drain(self) -> None:
         """Keep what was found. Only now: a place is worth no commit, and code changes between two processes."""

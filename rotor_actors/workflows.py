@@ -14,7 +14,7 @@ from rotor_actors.budget import Budget
 from rotor_actors.durations import Duration, seconds
 from rotor_actors.errors import DurationError, ErrorInfo, WorkflowDefinitionError
 from rotor_actors.events.parsing import condition
-from rotor_actors.flow.options import Batch, Debounce, FlowControl, Idempotency, Singleton
+from rotor_actors.flow.options import LONGEST_KEY, Batch, Debounce, FlowControl, Idempotency, Singleton
 from rotor_actors.flow.rules import Rules, checked_rules
 from rotor_actors.ids import is_storable
 from rotor_actors.retry import RetryPolicy
@@ -242,6 +242,10 @@ def _is_cron_field(field: str) -> bool:
 def _checked_id(id: str) -> str:
     if not isinstance(id, str) or not id.strip() or not is_storable(id):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise WorkflowDefinitionError(f"a workflow's id must be a non-empty string, e.g. 'send-invoice'; got {id!r}")
+    if len(id.removesuffix(".undo")) > LONGEST_KEY:  # PostgreSQL has it in indexes, and these hold no long texts
+        raise WorkflowDefinitionError(
+            f"a workflow's id has at most {LONGEST_KEY} characters, e.g. 'send-invoice'; got {len(id)}: {id[:60]!r}…"
+        )
     return id
 
 

@@ -168,7 +168,7 @@ async def test_a_value_that_cannot_be_stored_and_a_key_that_is_none_are_refused(
 
     @workflow(id="w")
     async def w(ctx: Context) -> None:
-        bad: list[tuple[object, Any]] = [(object(), ""), (1, 7)]
+        bad: list[tuple[object, Any]] = [(object(), ""), (1, 7), (1, "k" * 201)]
         for value, key in bad:
             try:
                 ctx.report(value, key=key)
@@ -184,7 +184,7 @@ async def test_a_value_that_cannot_be_stored_and_a_key_that_is_none_are_refused(
 
     async with World(w) as world:
         await world.execute(w, run_id="r")
-        assert [type(error) for error in errors] == [PayloadError, TypeError, StepRefusedError]
+        assert [type(error) for error in errors] == [PayloadError, TypeError, PayloadError, StepRefusedError]
         assert await world.runtime.progress("r") == {}
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from rotor_actors.access import Access
 from rotor_actors.flow.line import Limits, Line
 from rotor_actors.flow.notes import KeyPaused
+from rotor_actors.flow.options import LONGEST_NAME
 from rotor_actors.flow.passes import Pass
 from rotor_actors.flow.snapshot import Snapshot
 from rotor_actors.flow.views import FlowKey, WaitingRun, flow_key
@@ -91,5 +92,10 @@ def _checked(key: str) -> str:
     if not isinstance(key, str) or not key.strip() or not is_storable(key):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(
             f"key must be the name of a key, as runtime.flow_keys() gives it, e.g. 'mail-server'; got {key!r}"
+        )
+    if len(key) > LONGEST_NAME:
+        raise ValueError(
+            f"key must be the name of a key, as runtime.flow_keys() gives it: none has more than {LONGEST_NAME} "
+            f"characters; got {len(key)}: {key[:60]!r}…"
         )
     return key

@@ -11,6 +11,8 @@ from rotor_actors.errors import WorkflowDefinitionError
 from rotor_actors.ids import is_storable
 
 LONGEST_KEY = 200
+LONGEST_NAME = 3 * LONGEST_KEY + 2
+"""Of a key's name: a workflow's id, a path, and what is found there. An index of PostgreSQL holds 2704 bytes."""
 HIGHEST_PRIORITY = 100
 _DATA = "data"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -13,7 +15,7 @@ import pytest
 import pytest_asyncio
 from postgres_kit import a_store, a_url, execute, new_schema
 
-from rotor_actors import Context, Runtime, Workflow, workflow
+from rotor_actors import Context, FlowControl, Runtime, Workflow, workflow
 from rotor_actors.errors import StoreError
 from rotor_actors.records import RunCreated, RunRow
 from rotor_actors.service import Service
@@ -41,6 +43,18 @@ async def parent(ctx: Context, count: int) -> int:
 async def sleeper(ctx: Context) -> str:
     await ctx.step.sleep("a while", "1s")
     return "slept"
+
+
+# Four bytes each: as long as it may be, where it is in an index.
+LONGEST = "\U0001d11e" * 200
+
+
+@workflow(id=LONGEST, flow_control=FlowControl(f"data.{LONGEST[:195]}", parallelism=1))
+async def named_at_length(ctx: Context, data: dict[str, str]) -> str:
+    ctx.report("far", key=LONGEST)
+    # No index may refuse it: as random as an address is.
+    address = "".join(map(chr, random.Random(1).sample(range(0x4E00, 0x9FFF), 3_000)))
+    return await ctx.step.run(address, lambda: "done")
 
 
 class Replicas:
@@ -166,3 +180,21 @@ async def test_what_a_lost_life_has_left_waiting_for_its_turn_is_refused_when_th
     assert isinstance(late.exception(), StoreError)
     assert await replicas.execute("SELECT count(*) FROM {schema}.rotor_runs WHERE n = 77") == [(0,)]
     assert await only.execute(child, 4) == 8
+
+
+async def test_no_name_is_so_long_that_an_index_refuses_it_and_the_commit_with_it(
+    replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One such item would have taken all replicas down, one after the other: each that owns the run writes it again."""
+    caplog.set_level(logging.WARNING, "rotor_actors")
+    runtime = await replicas.open(named_at_length)
+    first = replicas.service_of(runtime).replica
+
+    async with asyncio.timeout(30):
+        result = await runtime.execute(named_at_length, {LONGEST[:195]: LONGEST}, run_id=LONGEST)
+        await runtime.pause_key(f"{LONGEST}:data.{LONGEST[:195]}={LONGEST}")
+    replica = replicas.service_of(runtime).replica
+    await replicas.close()
+
+    assert (result, replica) == ("done", first)
+    assert not [record for record in caplog.records if "lost the store" in record.getMessage()], "closed in good order"
