@@ -147,15 +147,10 @@ class Invoking:
 
     def _meets_another(self, run: Run, pending: Pending, ticket: Ticket) -> bool:
         """Say whether the child is a singleton's that may not be spawned now; the step fails, then."""
-        other = self._kernel.gate.rival(ticket)
-        if other is None or other.is_doomed:
+        other = self._other(run, ticket)
+        if other is None:
             return False
-        above: Run | None = run
-        while above is not None and above is not other:
-            above = above.parent
-        if ticket.replaces and above is None:
-            return False
-        what = "and is this run, or above it" if above is other else "and has not ended"
+        what = "and is this run, or above it" if _is_at_or_above(other, run) else "and has not ended"
         message = (
             f"{run.where}: step {pending.step_id!r} invokes workflow {pending.target!r}, a singleton: run "
             f"{other.row.run_id} of {ticket.singleton!r} is there {what}; await that one, or give the singleton a key"
@@ -163,6 +158,13 @@ class Invoking:
         blob = self._kernel.encode_error(RunSkippedError(message, other.row.run_id))
         self._record(run, pending, OutcomeStatus.FAILED, "", blob)
         return True
+
+    def _other(self, run: Run, ticket: Ticket) -> Run | None:
+        """The run of the child's singleton that keeps it from being spawned now."""
+        other = self._kernel.gate.rival(ticket)
+        if other is None or other.is_doomed or (ticket.replaces and not _is_at_or_above(other, run)):
+            return None
+        return other
 
     def _invoke_as(self, run: Run, pending: Pending, generation: int, run_id: str) -> None:
         """Spawn under an id of the caller's choice, once it is known to be free; until then it is not at rest."""
@@ -230,16 +232,19 @@ class Invoking:
             with kernel.journal.one_act():
                 if ticket is None:
                     child = kernel.create(row, workflow, run, run.context)
-                elif not is_awaited() or ticket.singleton is None or not self._meets_another(run, pending, ticket):
+                elif self._other(run, ticket) is None:
                     child = enter_created(kernel, self._finishing, row, workflow, ticket, run)
-                else:  # one that came while the database was asked: the step has failed, and this is nobody's
+                else:  # one that came while the database was asked: this is nobody's, and must not hide that
+                    if is_awaited():
+                        self._meets_another(run, pending, ticket)
                     child = kernel.create(
                         row, workflow, run, run.context, msgspec.structs.replace(ticket, singleton=None)
                     )
-                    run.drop_child(pending.key, child)
-                    reason = "its singleton is there"
-                    Cancellation(kernel, self._finishing, [child], reason, withdrawn=child).begin()
-                    return
+                    if not run.is_doomed and run.phase is not Phase.ENDED:
+                        run.drop_child(pending.key, child)
+                        reason = "its singleton is there"
+                        Cancellation(kernel, self._finishing, [child], reason, withdrawn=child).begin()
+                        return
                 child.seen_seq = max(child.seen_seq, created.seq)
                 run.seen_seq = max(run.seen_seq, created.seq)
                 if spec.budget is not None:
@@ -310,3 +315,10 @@ class Invoking:
         kernel.journal.append(Together([recorded, *also]) if also else recorded)
         kernel.progressed(run)
         run.post(StepEnded(pending.key, Outcome(status, blob), seq, row.at, run_id, pending.target))
+
+
+def _is_at_or_above(other: Run, run: Run) -> bool:
+    above: Run | None = run
+    while above is not None and above is not other:
+        above = above.parent
+    return above is other

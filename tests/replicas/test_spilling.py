@@ -9,9 +9,12 @@ from typing import Any, Literal
 import pytest
 from fleet import Fleet
 
-from rotor_actors import Budget, Context, FlowControl, RunStatus, Runtime, Singleton, workflow
+from rotor_actors import Budget, Context, FlowControl, RetryPolicy, RunStatus, Runtime, Singleton, workflow
+from rotor_actors.cancellation import Cancellation
 from rotor_actors.errors import RunExistsError, WorkflowFailedError
-from rotor_actors.records import ItemPut, RunCreated, RunsReleased
+from rotor_actors.records import Entry, ItemPut, RunCreated, RunsReleased, flatten
+from rotor_actors.roots import start_root
+from rotor_actors.run_actor import RunActor
 from rotor_actors.stores.shared_database import SharedDatabase
 from rotor_actors.stores.shared_memory import SharedMemoryStore
 
@@ -225,6 +228,43 @@ async def test_two_parents_that_choose_one_id_for_children_with_rules_have_one_c
         assert 2 in ends
         assert len(fleet.all_rows) == 3
         assert [fleet.store_of(each).replica for each in runtimes] == numbers
+
+
+@pytest.mark.parametrize("ends", ["the run", "its attempt"])
+async def test_a_child_that_nobody_awaits_any_more_does_not_hide_the_singleton_that_came_while_its_id_was_asked_for(
+    ends: str,
+) -> None:
+    @workflow(id="ruled", singleton=Singleton(mode="skip"))
+    async def ruled(ctx: Context, number: int) -> int:
+        await ctx.step.sleep("a while", "1m")
+        return number
+
+    @workflow(id="choosing", retries=RetryPolicy(1, initial=10.0, jitter=False))
+    async def choosing(ctx: Context) -> None:
+        if ctx.attempt == 1:
+            await ctx.step.invoke("call", workflow=ruled, data=1, timeout="1h", run_id="mine")
+
+    async with Fleet(choosing, ruled) as fleet:
+        only = await fleet.open()
+        engine = fleet.service_of(only).engine
+
+        def meanwhile(entries: list[Entry]) -> None:
+            if any(isinstance(fact, RunCreated) and fact.run.run_id == "mine" for fact in flatten(entries)):
+                start_root(engine, ruled, b"\x02", "rival")
+                run = engine.tree.find("top")
+                assert run is not None
+                if ends == "the run":
+                    Cancellation(engine, engine.finishing, [run], "enough").begin()
+                else:
+                    assert isinstance(run.actor, RunActor)
+                    run.actor._abort(ValueError("the attempt fails"))  # pyright: ignore[reportPrivateUsage]
+
+        fleet.store_of(only).before_commit = meanwhile
+        await only.start(choosing, run_id="top")
+        await fleet.settle()
+        assert (await only.start(ruled, 3)).run_id == "rival"
+        rows = {row.run_id: row.status for row in fleet.all_rows}
+        assert (rows["mine"], rows["rival"], len(rows)) == ("cancelled", "running", 3)
 
 
 async def test_a_budget_that_is_given_with_an_invoke_under_a_chosen_id_is_there_when_the_child_is() -> None:
