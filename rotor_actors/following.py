@@ -43,17 +43,20 @@ class Following(Looking):
         engine = self._open()
         row = await self._row(run_id)
         subscription, end = engine.progress.subscribe(row.n)
-        run = engine.tree.get(row.n)
-        if engine.sharing is not None and not row.status.is_terminal:
-            live = await self._live_or_ended(run_id)
-            run = live if isinstance(live, Run) else None
-        assert self._service is not None
-        ended = None if run is None or run.row.status.is_terminal else self._service.wait_for(run)
+        ended: asyncio.Future[RunRow] | None = None
         try:
+            run = engine.tree.get(row.n)
+            if engine.sharing is not None and not row.status.is_terminal:
+                live = await self._live_or_ended(run_id)
+                run = live if isinstance(live, Run) else None
+            if run is not None and not run.row.status.is_terminal:
+                assert self._service is not None
+                ended = self._service.wait_for(run)
+                ended.add_done_callback(lambda _: subscription.wake.set())
             for update in await self._newer(row.n, seen, key):
                 yield update
             while ended is not None:
-                await self._either(engine, row.n, subscription, ended)
+                await self._report_or_end(engine, row.n, subscription)
                 for update in _taken(subscription, seen, key):
                     yield update
                 if engine.sharing is not None and not _is_here(engine, row.n):
@@ -78,7 +81,7 @@ class Following(Looking):
             if key in (None, name) and report.place > seen.get(name, (0, 0))
         ]
 
-    async def _either(self, engine: Engine, n: int, subscription: Subscription, ended: asyncio.Future[RunRow]) -> None:
+    async def _report_or_end(self, engine: Engine, n: int, subscription: Subscription) -> None:
         """Wait for a report, or the run's end. Of what another replica records nobody tells us: it is looked at each
         second. A run that is here may be elsewhere a second later; that takes real time, whatever clock is moved."""
         alarm: Cancellable | None = None
@@ -87,7 +90,6 @@ class Following(Looking):
         elif engine.sharing is not None:
             clock = engine.ports.clock
             alarm = clock.call_at(clock.now() + _LOOK_SECONDS, subscription.wake.set)
-        ended.add_done_callback(lambda _: subscription.wake.set())
         try:
             await subscription.wake.wait()
         finally:

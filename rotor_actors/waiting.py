@@ -37,6 +37,8 @@ class Waiting(Controlling, Following):
             except StoreError as error:
                 assert service is not None
                 if service.failure is None:
+                    if limit is not None and limit.is_over:
+                        raise limit.error() from error
                     await self._next_life(service, error)
                 else:
                     await _within(self._life_after(service, error), limit)
@@ -71,6 +73,10 @@ class _Limit:
         self.clock = engine.ports.clock
         self.until = self.clock.now() + seconds
         self.run_id, self.workflow_id, self.seconds = run_id, "", seconds
+
+    @property
+    def is_over(self) -> bool:
+        return self.clock.now() >= self.until
 
     def error(self) -> WorkflowTimeoutError:
         return WorkflowTimeoutError(run_id=self.run_id, workflow_id=self.workflow_id, timeout=self.seconds)

@@ -132,6 +132,27 @@ async def test_who_waits_for_a_result_gets_the_timeout_while_the_database_is_awa
             await waiting
 
 
+async def test_a_result_is_waited_for_no_longer_than_was_said_though_only_reading_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Fleet(child) as fleet:
+        owner, other = await fleet.open(), await fleet.open()
+        handle = await owner.start(child, 3)
+        await fleet.settle()
+        monkeypatch.setattr(fleet.store_of(other), "find", _unavailable)
+        waiting = asyncio.ensure_future(other.run(handle.run_id).result(timeout="5s"))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await fleet.clock.advance("6s")
+        assert fleet.service_of(other).failure is None
+        with pytest.raises(WorkflowTimeoutError):
+            await asyncio.wait_for(waiting, 20)
+
+
+def _unavailable(run_id: str) -> None:
+    raise StoreUnavailableError(f"the database is away, and {run_id} with it")
+
+
 @pytest.mark.parametrize("is_noticed", [True, False])
 async def test_who_looks_waits_for_the_database_but_not_for_ever(is_noticed: bool) -> None:
     async with Fleet(child) as fleet:

@@ -9,6 +9,7 @@ from fleet import Fleet
 
 from rotor_actors import Context, RunHandle, workflow
 from rotor_actors.errors import StoreUnavailableError
+from rotor_actors.records import RunRow
 
 pytestmark = pytest.mark.asyncio
 
@@ -42,6 +43,44 @@ async def test_reports_are_followed_over_a_change_of_owner() -> None:
         await fleet.kill(first)
         assert await fleet.clock.until(followed) == [0, 1, 2, 3]
         assert (await second.run(handle.run_id).progress())["at"].value == 3
+
+
+async def test_a_follower_leaves_nothing_behind_with_each_look() -> None:
+    async with Fleet(reporter) as fleet:
+        owner, other = [await fleet.open() for _ in range(2)]
+        handle = await owner.start(reporter, 30)
+        followed = [asyncio.ensure_future(_follow(each.run(handle.run_id))) for each in (owner, other)]
+        for _ in range(20):
+            await fleet.clock.advance("10s")
+        for each in (owner, other):
+            (ended,) = fleet.service_of(each)._waiters  # pyright: ignore[reportPrivateUsage]
+            assert len(ended._callbacks or ()) < 5  # type: ignore[attr-defined]  # pyright: ignore
+        for each in followed:
+            each.cancel()
+        await asyncio.wait(followed)
+
+
+async def test_a_follower_whose_look_fails_leaves_no_subscription_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Fleet(reporter) as fleet:
+        owner, other = [await fleet.open() for _ in range(2)]
+        handle = await owner.start(reporter, 3)
+        store, looks = fleet.store_of(other), list[str]()
+        find = store.find
+
+        def find_now_and_then(run_id: str) -> RunRow | None:
+            looks.append(run_id)
+            if len(looks) % 2 == 0:
+                raise StoreUnavailableError("the database is away")
+            return find(run_id)
+
+        monkeypatch.setattr(store, "find", find_now_and_then)
+        late = asyncio.ensure_future(_follow(other.run(handle.run_id)))
+        while len(looks) < 8:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        late.cancel()
+        await asyncio.wait([late])
+        for each in (owner, other):
+            assert not fleet.service_of(each).engine.progress._subscriptions  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_reports_are_followed_through_an_outage_of_the_database_and_none_is_given_twice() -> None:
