@@ -100,8 +100,11 @@ class ProcessPoolRunner:
             await _in_thread(worker.make_ready)
             begin()
             reply = await _in_thread(partial(worker.execute, call))
-        except NotBegunError:
+        except NotBegunError as error:
+            is_wanted = worker in self._workers
             await self._end(worker)
+            if not is_wanted:  # the pool was closed meanwhile: no other takes its place
+                raise worker.lost(call, error) from error
             raise
         except (OSError, EOFError) as error:
             await self._end(worker)

@@ -120,12 +120,15 @@ class Worker:
         """What became of it, as an error; called when it has been joined."""
         code = None if isinstance(error, TimeoutError) else self._process.exitcode
         how = f"failed ({error})" if code is None else _exit_in_words(code)
-        what = "while it executed the step" if self._is_ready else "before it was ready"
-        advice = (
-            "whether the step had its effect is not known; it may be executed again (step.run(…, retries=…))"
-            if self._is_ready
-            else "see what it printed; a script that opens a runtime must do so under if __name__ == '__main__'"
-        )
+        if isinstance(error, NotBegunError):
+            what = "before it began the step"
+            advice = "nothing of it was done; it may be executed again (step.run(…, retries=…))"
+        elif self._is_ready:
+            what = "while it executed the step"
+            advice = "whether the step had its effect is not known; it may be executed again (step.run(…, retries=…))"
+        else:
+            what = "before it was ready"
+            advice = "see what it printed; a script that opens a runtime must do so under if __name__ == '__main__'"
         return WorkerLostError(f"{call.where}: worker process {self.pid} {how} {what}; {advice}", exit_code=code)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from rotor_actors.errors import (
     WorkflowCancelledError,
 )
 from rotor_actors.runners import InProcessRunner, ProcessPoolRunner, StepCall
-from rotor_actors.runners.worker import Worker
+from rotor_actors.runners.worker import NotBegunError, Reply, Worker
 
 pytestmark = pytest.mark.asyncio
 
@@ -222,6 +223,49 @@ async def test_a_worker_that_is_not_wanted_any_more_while_it_starts_is_not_left_
     assert await pool.execute(call, lambda: began.append(True)) == 2, "another one is started"
     await pool.close()
     await until(lambda: not multiprocessing.active_children())
+
+
+async def test_when_workers_die_one_after_the_other_before_they_begin_a_step_the_error_says_that_nothing_was_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[int | None] = []
+
+    def dies(self: Worker, call: StepCall) -> Reply:
+        del call
+        given.append(self.pid)
+        self.kill()
+        raise NotBegunError
+
+    monkeypatch.setattr(Worker, "execute", dies)
+    pool = ProcessPoolRunner(max_workers=1)
+    began: list[bool] = []
+    with pytest.raises(WorkerLostError, match=r"killed by SIGKILL.* before it began the step; nothing of it was done"):
+        await pool.execute(StepCall(bodies.double, (1,), "here"), lambda: began.append(True))
+    assert len(set(given)) == 3
+    assert (began, pool.pids) == ([True], [])
+
+
+async def test_a_pool_that_is_closed_gives_what_a_worker_had_not_begun_to_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[int | None] = []
+
+    def is_killed(self: Worker, call: StepCall) -> Reply:
+        del call
+        given.append(self.pid)
+        assert self.pid is not None
+        while bodies.is_alive(self.pid):
+            time.sleep(0.01)
+        raise NotBegunError
+
+    monkeypatch.setattr(Worker, "execute", is_killed)
+    pool = ProcessPoolRunner(max_workers=1)
+    task = asyncio.create_task(pool.execute(StepCall(bodies.double, (1,), "here"), lambda: None))
+    await until(lambda: given)
+    await pool.close()
+    with pytest.raises(WorkerLostError):
+        await asyncio.wait_for(task, 20)
+    assert (len(given), pool.pids) == (1, [])
 
 
 async def test_leaving_the_runtime_ends_the_workers_and_the_run_goes_on_in_the_next_one(tmp_path: Path) -> None:
