@@ -44,8 +44,6 @@ class Sharing:
         self.room = room
         self.handlers: dict[MailKind, MailHandler] = {}
         self.preparers: dict[MailKind, MailPreparer] = {}
-        self.taking_in: set[int] = set()
-        """Runs that were claimed and are not in the tree yet: mail for them waits."""
         self.coordinating: list[Coordinating] = []
         self.is_coordinator = False
         self.rounds: list[Rounds] = []

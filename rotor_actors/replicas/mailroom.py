@@ -91,7 +91,7 @@ class Mailroom:
         run: Run | None = None
         if mail.to > COORDINATOR:
             run = self._kernel.tree.get(mail.to)
-            if run is None or run.phase is Phase.REMOTE or mail.to in self._sharing.taking_in:
+            if run is None or run.phase is Phase.REMOTE:  # not taken in yet, perhaps
                 return False
         elif mail.to == COORDINATOR and not self._sharing.is_coordinator:
             return False

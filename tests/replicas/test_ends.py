@@ -11,7 +11,7 @@ from rotor_actors import Context, workflow
 from rotor_actors.errors import NonRetriableError, WorkflowFailedError
 from rotor_actors.records import EndSeen, Fact, MailKind, RunFlag
 from rotor_actors.run import Run
-from rotor_actors.stores.shared import Mail
+from rotor_actors.stores.shared import Claim, ClaimQuery, Mail
 
 pytestmark = pytest.mark.asyncio
 
@@ -205,20 +205,25 @@ async def test_a_message_whose_look_up_breaks_keeps_no_other_waiting(caplog: pyt
         assert sum("could not be acted on" in record.message for record in caplog.records) == 1
 
 
-async def test_mail_waits_while_its_run_is_being_taken_in() -> None:
+async def test_mail_waits_while_its_run_is_being_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Sea(parent, child) as sea:
         a, b = await sea.replica(), await sea.replica()
         a.spills = {"child"}
         await a.start(parent, ["x"])
         await sea.settle()
-        await b.take_in()
-        assert a.sharing is not None
-        a.sharing.taking_in.add(sea.row("p").n)
-        await sea.advance("2m")
-        assert len(sea.database.office.letters) == 1
-        a.sharing.taking_in.clear()
+        claim = b.store.claim(ClaimQuery())
+        [claimed] = claim.runs
+        sea.database.office.post(claimed.live.row.n, MailKind.RELEASE, None)
         await sea.settle()
-        assert sea.result("p") == ["x done"]
+        assert len(sea.database.office.letters) == 1
+
+        def the_same(query: ClaimQuery) -> Claim:
+            return claim
+
+        monkeypatch.setattr(b.store, "claim", the_same)
+        await b.take_in()
+        await sea.settle()
+        assert not sea.database.office.letters
 
 
 async def test_what_was_acted_on_is_not_acted_on_again_before_that_is_durable() -> None:
