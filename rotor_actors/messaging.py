@@ -29,6 +29,9 @@ class Messaging(Access):
         Raises:
             PayloadError: the data of an event cannot be stored; none of them was sent.
             StoreFullError, StoreError, RuntimeStateError: nothing is accepted now.
+            AnswerTimeoutError: many replicas: it is recorded, and nobody has delivered it yet; do not send it again.
+            NoReplicaError: the same, where a command sent it and no replica is alive; the message says whether it is
+                recorded.
 
         Data that does not fit the annotation of a workflow fails the run that was started, by name (`PayloadError`),
         and no other. Cancelling the caller leaves open whether the events were sent: give them ids and send again.
@@ -43,6 +46,7 @@ class Messaging(Access):
             SignalNotFoundError: no step waits for it now; a signal is not kept for later.
             PayloadError: the data cannot be stored.
             StoreFullError, StoreError, RuntimeStateError: nothing is accepted now.
+            AnswerTimeoutError, NoReplicaError: as with `send`, of the replica that owns the run.
         """
         engine = self._accepting()
         try:
