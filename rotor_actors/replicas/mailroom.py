@@ -83,6 +83,10 @@ class Mailroom:
                 return
             for mail in mails:  # one of them is to blame: the others are as good as ever
                 await self._prepare(kind, [mail])
+            rest = [mail for mail in mails if mail.id not in self._broken]
+            if len(rest) == len(mails):
+                raise
+            await self._prepare(kind, rest)  # together once more: each look-up takes the place of the one before
 
     def _deliver(self, mail: Mail) -> bool:
         handler = self._sharing.handlers.get(mail.kind)

@@ -205,6 +205,26 @@ async def test_a_message_whose_look_up_breaks_keeps_no_other_waiting(caplog: pyt
         assert sum("could not be acted on" in record.message for record in caplog.records) == 1
 
 
+async def test_of_many_ends_none_is_lost_when_the_look_up_of_another_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_mail(after: int, limit: int) -> list[Mail]:
+        return []
+
+    async with Sea(parent, child) as sea:
+        a, b = await sea.replica(), await sea.replica()
+        a.spills = {"child"}
+        await a.start(parent, ["x", "y", "z"])
+        await sea.settle()
+        await b.take_in()
+        with monkeypatch.context() as patch:
+            patch.setattr(a.store, "mail", no_mail)
+            await sea.advance("2m")
+        assert len(sea.database.office.letters) == 3
+        sea.database.office.post(-a.store.replica, MailKind.ENDED, b"\xa1?")
+        await sea.settle()
+        assert sea.result("p") == ["x done", "y done", "z done"]
+        assert len(sea.database.office.letters) == 1
+
+
 async def test_mail_waits_while_its_run_is_being_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Sea(parent, child) as sea:
         a, b = await sea.replica(), await sea.replica()
