@@ -54,9 +54,9 @@ async def test_a_follower_leaves_nothing_behind_with_each_look() -> None:
             await fleet.clock.advance("10s")
         for each in (owner, other):
             (ended,) = fleet.service_of(each)._waiters  # pyright: ignore[reportPrivateUsage]
-            assert len(ended._callbacks or ()) < 5  # type: ignore[attr-defined]  # pyright: ignore
-        for each in followed:
-            each.cancel()
+            assert len(ended._callbacks or ()) < 5  # pyright: ignore
+        for task in followed:
+            task.cancel()
         await asyncio.wait(followed)
 
 
