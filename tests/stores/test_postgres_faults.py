@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -529,3 +530,28 @@ def test_an_option_of_the_url_that_nobody_knows_is_named() -> None:
 def test_a_lease_too_short_to_be_kept_is_refused() -> None:
     with pytest.raises(DurationError, match=r"lease='10ms' must be at least 1"):
         a_store(lease="10ms")
+
+
+_STRICT = "options=-c%20default_transaction_isolation%3D"
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_another_isolation_of_transactions_as_default_is_not_that_of_the_store(isolation: str) -> None:
+    """Each statement is to see what others committed while it waited: several that open at once wait for each other."""
+    url, schema = f"{a_url()}?{_STRICT}{isolation.replace(' ', '%5C%20')}", new_schema()
+    stores = [PostgresStore(url, schema=schema) for _ in range(6)]
+    try:
+        with ThreadPoolExecutor(len(stores)) as threads:
+            for opened in [threads.submit(store.open) for store in stores]:
+                opened.result()
+        assert len(stores[0].replicas()) == len(stores)
+    finally:
+        for store in stores:
+            store.close()
+
+
+def test_behind_a_pooler_another_isolation_is_refused_by_name() -> None:
+    store = PostgresStore(f"{a_url()}?pgbouncer=1&{_STRICT}serializable", schema=new_schema())
+
+    with pytest.raises(StoreError, match=r"default_transaction_isolation is 'serializable'.*ALTER ROLE"):
+        store.open()

@@ -14,6 +14,11 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 
+# What our statements rely on, whatever is the default of the database or of the user: each statement of a function sees
+# what others have committed while it waited for a lock.
+# A statement, not a setting that is sent on connecting: PgBouncer in session mode refuses those that it does not know.
+_ISOLATED = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
+
 
 def driver() -> Any:
     """asyncpg, which is loaded by the first store that is opened."""
@@ -35,13 +40,17 @@ class Link:
         purpose: shown by the server, in pg_stat_activity.
         timeout: seconds after which a call that got no answer fails.
         is_cached: statements are prepared once; never so behind a pooler.
+        is_ours: no statements of users come here.
     """
 
-    def __init__(self, address: Address, purpose: str, timeout: float, *, is_cached: bool = True) -> None:
+    def __init__(
+        self, address: Address, purpose: str, timeout: float, *, is_cached: bool = True, is_ours: bool = True
+    ) -> None:
         self._address = address
         self._purpose = purpose
         self._timeout = timeout
         self._is_cached = is_cached and not address.is_pooled
+        self._is_ours = is_ours
         self._connection: Any = None
         self._turn = asyncio.Lock()
         self._is_closed = False
@@ -78,9 +87,16 @@ class Link:
         # Behind a pooler a session's own statements and settings are not there with the next statement.
         cache: dict[str, Any] = {} if self._is_cached else {"statement_cache_size": 0}
         settings = {} if self._address.is_pooled else {"application_name": f"rotor {self._purpose}"}
-        return await driver().connect(
+        connection = await driver().connect(
             self._address.dsn, timeout=min(CONNECT_SECONDS, self._timeout), server_settings=settings, **cache
         )
+        if self._is_ours and not self._address.is_pooled:
+            try:
+                await connection.execute(_ISOLATED)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
 
     async def close(self) -> None:
         """Say good-bye, or if nobody listens, hang up. It is not used again."""

@@ -27,15 +27,16 @@ async def checked_schema(connection: Any, name: str, wanted: str | None) -> str:
     """Look whether the server can be used; gives the schema to use.
 
     Raises:
-        StoreError: it is too old, or keeps texts in another encoding than UTF-8; or the search path names no schema.
+        StoreError: it is too old, or keeps texts in another encoding than UTF-8; or the search path names no schema; or
+            transactions are isolated in another way than READ COMMITTED.
         StoreUnavailableError: it is a standby, or read-only.
     """
     row = await connection.fetchrow(
         "SELECT current_setting('server_version_num')::integer, current_setting('server_version'), "
         "current_setting('server_encoding'), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', "
-        "current_schema()"
+        "current_schema(), current_setting('transaction_isolation')"
     )
-    number, version, encoding, is_standby, is_read_only, current = row
+    number, version, encoding, is_standby, is_read_only, current, isolation = row
     if number < OLDEST_SERVER:
         raise StoreError(f"{name}: the server is PostgreSQL {version}; 14 or newer is needed: upgrade it")
     if encoding != "UTF8":
@@ -45,6 +46,11 @@ async def checked_schema(connection: Any, name: str, wanted: str | None) -> str:
         raise StoreUnavailableError(
             f"{name}: the database is read-only ({why}); give the URL of the primary, or of several hosts with "
             f"?target_session_attrs=read-write"
+        )
+    if isolation != "read committed":  # only behind a pooler: else a connection says itself what it needs
+        raise StoreError(
+            f"{name}: default_transaction_isolation is {isolation!r}, and behind PgBouncer a connection cannot say what it "
+            f"needs: ALTER ROLE … SET default_transaction_isolation = 'read committed', for the user of this URL"
         )
     schema = wanted or current
     if schema is None:

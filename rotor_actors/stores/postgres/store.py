@@ -123,7 +123,7 @@ class PostgresStore(PostgresReader):
         number = self._number = await writer.use("open", self._enter)
         await writer.use("open", lambda link: writer.rename(link, f"writer {number}"))
         self._reader = Link(self._address, f"reader {number}", self._timeout)
-        self._user = Link(self._address, f"transactions {number}", self._timeout, is_cached=False)
+        self._user = Link(self._address, f"transactions {number}", self._timeout, is_cached=False, is_ours=False)
         self._pulse = Link(self._address, f"heartbeat {number}", max(self.lease / 3, 0.1))
         if not self._address.is_pooled:
             self._hints = Hints(self._address, self._schema, number, lambda: self._hint())
