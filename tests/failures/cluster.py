@@ -269,12 +269,14 @@ class Cluster:
     def wait_for_effects(self, count: int, timeout: float = 60.0) -> None:
         self.wait_until(lambda: len(self.ledger.read_bytes().splitlines()) >= count, timeout, "enough effects")
 
-    def wait_until(self, holds: Callable[[], bool], timeout: float = 60.0, what: str = "it") -> None:
+    def wait_until(
+        self, holds: Callable[[], bool], timeout: float = 60.0, what: str = "it", *, pause: float = 0.02
+    ) -> None:
         limit = time.monotonic() + timeout
         while not holds():
             if time.monotonic() > limit:
                 raise AssertionError(f"waited {timeout:g} s for {what} in vain; {self.state()}")
-            time.sleep(0.02)
+            time.sleep(pause)
 
     def state(self) -> str:
         runs = self.sql("SELECT status::text, owner, count(*) FROM rotor_runs GROUP BY 1, 2")
@@ -285,6 +287,13 @@ class Cluster:
 
     def live(self) -> int:
         return int(self.sql("SELECT count(*) FROM rotor_runs WHERE ended_at IS NULL")[0][0])
+
+    def spawned(self) -> int:
+        return int(self.sql("SELECT count(*) FROM rotor_runs")[0][0])
+
+    def wait_for_spawned(self, count: int) -> None:
+        """Until there are so many runs, and hardly any more: in the middle of what spawns them."""
+        self.wait_until(lambda: self.spawned() >= count, what=f"{count} runs", pause=0.001)
 
     def ends(self) -> tuple[int, int]:
         """How many terminal transitions were accepted, and of how many runs."""

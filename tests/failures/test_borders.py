@@ -68,8 +68,9 @@ def test_what_is_cancelled_during_a_fan_out_is_cancelled_whole(cluster: Cluster,
     times = 30 if size > 1_000 else 3
     for number in range(times):
         root = f"root-{number}"
+        cancel_at = cluster.spawned() + 1 + 330 * number // times
         a.do("start", workflow="deep", data=[3, 10, 10], run_id=root)
-        time.sleep(0.1 + number / times)
+        cluster.wait_for_spawned(cancel_at)
         (a, b)[number % 2].do("cancel", run_id=root)
         cluster.wait_until(lambda: cluster.live() == 0, 30.0, f"all of {root} to end")
     cluster.check()
@@ -85,8 +86,9 @@ def test_cancelling_by_one_recursive_statement_is_found_out(cluster: Cluster) ->
     escaped = 0
     for number in range(30):
         root = f"root-{number}"
-        a.do("start", workflow="deep", data=[3, 10, 10], run_id=root)
-        time.sleep(0.05 + number / 60)
+        cancel_at = cluster.spawned() + 4 + 40 * number
+        a.do("start", workflow="deep", data=[3, 10, 40], run_id=root)
+        cluster.wait_for_spawned(cancel_at)
         cluster.cancel_by_one_statement(root)
         time.sleep(0.5)
         escaped += cluster.live()
