@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from conformance import a_run, a_step, changed
+from conformance import a_run, a_step, changed, ended
 from postgres_kit import a_store, a_url, execute, new_schema, own_server
 from postgres_server import PostgresServer
 
@@ -555,3 +555,17 @@ def test_behind_a_pooler_another_isolation_is_refused_by_name() -> None:
 
     with pytest.raises(StoreError, match=r"default_transaction_isolation is 'serializable'.*ALTER ROLE"):
         store.open()
+
+
+def test_the_users_way_of_reading_backslashes_is_not_the_stores() -> None:
+    """An end that somebody watches for is told by a text with one."""
+    store = PostgresStore(f"{a_url()}?options=-c%20standard_conforming_strings%3Doff", schema=new_schema())
+    store.open()
+    try:
+        run = a_run(store.replica * 2**32 + 1)
+        store.commit([RunCreated(run, 1)])
+        store.commit([RunWatched(run.n, -store.replica)])
+        store.commit([ended(run, 2)])
+        assert [mail.kind for mail in store.mail(0, 10)] == [MailKind.ENDED]
+    finally:
+        store.close()

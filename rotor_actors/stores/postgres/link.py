@@ -15,9 +15,12 @@ T = TypeVar("T")
 CONNECT_SECONDS = 10.0
 
 # What our statements rely on, whatever is the default of the database or of the user: each statement of a function sees
-# what others have committed while it waited for a lock.
-# A statement, not a setting that is sent on connecting: PgBouncer in session mode refuses those that it does not know.
-_ISOLATED = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
+# what others have committed while it waited for a lock, and a backslash in a text is one.
+# Statements, not settings that are sent on connecting: PgBouncer in session mode refuses those that it does not know.
+_RELIED_ON = """
+SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;
+SET standard_conforming_strings = on
+"""
 
 
 def driver() -> Any:
@@ -92,7 +95,7 @@ class Link:
         )
         if self._is_ours and not self._address.is_pooled:
             try:
-                await connection.execute(_ISOLATED)
+                await connection.execute(_RELIED_ON)
             except BaseException:
                 connection.terminate()
                 raise
