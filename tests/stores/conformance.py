@@ -497,9 +497,14 @@ class StoreConformance:
         lean.input, lean.result = whole.input, whole.result
         assert lean == whole
 
+    @pytest.mark.parametrize("text", ["a\0b", "100%_", "\\"])
+    def test_errors_are_found_by_any_text(self, store: Store, text: str) -> None:
+        store.commit([RunCreated(a_run(1, error=f"it is {text}.".encode()), 1), RunCreated(a_run(2, error=b"else"), 2)])
+        assert [row.n for row in store.list_runs(RunQuery(error=text))] == [1]
+
     def test_all_can_be_listed_at_once(self, store: Store) -> None:
         store.commit([RunCreated(a_run(n), n) for n in range(1, 11_001)])
-        assert [row.n for row in store.list_runs(RunQuery(limit=2**62))] == list(range(11_000, 0, -1))
+        assert [row.n for row in store.list_runs(RunQuery(limit=2**70))] == list(range(11_000, 0, -1))
         assert len(store.list_runs(RunQuery(limit=7_000))) == 7_000
 
     def test_runs_are_counted_in_one_tree_or_in_all(self, store: Store) -> None:

@@ -13,6 +13,8 @@ from rotor_actors.stores.postgres.texts import escaped
 LAST = "\U0010ffff"
 """Behind every text that begins with a prefix."""
 
+_MOST_ROWS = 2**63 - 1
+
 _RUN = ", ".join(f"r.{column}" for column in schema.RUN_COLUMNS)
 _LEAN_RUN = ", ".join(
     f"NULL::bytea AS {column}" if column in ("input", "result") else f"r.{column}" for column in schema.RUN_COLUMNS
@@ -137,9 +139,10 @@ def list_runs(query: RunQuery) -> tuple[str, list[Any]]:
         prefix = escaped(query.id_prefix)
         statement.where("run_id >= {} AND run_id < {}", prefix, prefix + LAST)
     if query.error is not None:
-        statement.where("error IS NOT NULL AND position(convert_to({}, 'UTF8') IN error) > 0", query.error)
+        # As bytes: a text of PostgreSQL has no character 0.
+        statement.where("error IS NOT NULL AND position({}::bytea IN error) > 0", query.error.encode())
     _add_times(statement, query)
-    return statement.ordered("created_at DESC, n DESC", query.limit), statement.arguments
+    return statement.ordered("created_at DESC, n DESC", min(query.limit, _MOST_ROWS)), statement.arguments
 
 
 def _add_statuses(statement: Statement, statuses: tuple[RunStatus, ...]) -> None:
