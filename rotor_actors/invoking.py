@@ -220,7 +220,7 @@ class Invoking:
         entries: list[Entry] = [created]
         if ticket is not None:
             ticket = queued(kernel, row, ticket)
-            entries.append(ticket_item(row.n, ticket))
+            entries += [ticket_item(row.n, ticket), *kernel.gate.announcement(row, ticket)]
         if spec.budget is not None and run.budget is None:
             row.flags |= RunFlag.WHOLE
             entries.append(self._budgets.item_for(row, workflow, spec.budget))
@@ -256,6 +256,8 @@ class Invoking:
                 is_ours = await kernel.journal.attempt(entries, spawned)
             except StoreError:
                 return  # all who wait are told
+        if not is_ours:
+            kernel.gate.no_more_announced(row)
         if not is_ours and is_awaited():
             self._refuse(run, pending, run_id)
         kernel.queue(run)

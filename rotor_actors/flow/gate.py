@@ -39,6 +39,7 @@ from rotor_actors.records import (
     MailKind,
     MailSent,
     RunChanged,
+    RunRow,
     RunStatus,
     Together,
 )
@@ -80,9 +81,8 @@ class GateHost(Protocol):
     def queue(self, run: Run) -> None: ...
 
 
-def enter_note(run: Run, ticket: Ticket, *, is_under_way: bool = False) -> Enter:
+def enter_note(row: RunRow, ticket: Ticket, *, is_under_way: bool = False) -> Enter:
     """What the coordinator has to know of a run."""
-    row = run.row
     return Enter(row.n, row.run_id, row.workflow_id, row.root_n, row.depth, row.created_at, ticket, row.parent_n,
                  is_under_way)  # fmt: skip
 
@@ -107,6 +107,8 @@ class Gate:
         self._followers: dict[int, list[int]] = {}
         self._paused: set[str] = set()
         self._begins = 0
+        self._announced: set[int] = set()
+        """Many replicas: runs of ours that are about to be created, of which the coordinator is told in that commit."""
         self._cleaning: set[int] = set()
         """Many replicas: runs of ours that have ended and clean up, of which the coordinator will be told."""
 
@@ -115,12 +117,25 @@ class Gate:
     def enter(self, run: Run, ticket: Ticket) -> None:
         """A run has been created with this ticket: it begins, now or later."""
         self._hold(run, ticket, "")
-        if not ticket.is_complete:
+        if not ticket.is_complete or run.row.n in self._announced:
+            self._announced.discard(run.row.n)
             return
         if not self.is_deciding or not is_known_to_the_top(run):
-            self._tell(enter_note(run, ticket))
+            self._tell(enter_note(run.row, ticket))
         else:
             self.line_up(self.passes[run.row.n])
+
+    def announcement(self, row: RunRow, ticket: Ticket) -> list[Entry]:
+        """What goes into a commit that creates a run by itself, for whoever takes it up should this replica be lost then.
+        A coordinator that is lost needs none: the next one reads all tickets. `no_more_announced` takes it back."""
+        if self.is_deciding or not ticket.is_complete:
+            return []
+        self._announced.add(row.n)
+        return [MailSent(COORDINATOR, MailKind.LINE, msgspec.msgpack.encode(enter_note(row, ticket)))]
+
+    def no_more_announced(self, row: RunRow) -> None:
+        """The commit was refused."""
+        self._announced.discard(row.n)
 
     def line_up(self, each: Pass) -> None:
         """It waits for its turn, or first of all for the end of the run that it replaces."""
@@ -156,7 +171,7 @@ class Gate:
             if self.is_deciding:
                 self._join(each)
             else:
-                self._tell(enter_note(run, ticket))
+                self._tell(enter_note(run.row, ticket))
 
     def leave(self, run: Run) -> bool:
         """A run has ended; says whether it had begun here."""
@@ -409,7 +424,7 @@ class Gate:
     def is_under_way(self, run: Run, ticket: Ticket) -> None:
         """A run of ours goes on that has no place: whatever its line allows, it counts."""
         self.passes[run.row.n] = Pass(run, ticket, has_begun=True)
-        self._tell(enter_note(run, ticket, is_under_way=True))
+        self._tell(enter_note(run.row, ticket, is_under_way=True))
 
     def is_skipped(self, each: Pass, rival: Run) -> None:
         """It does not begin, for the other is there; it is told so, and ends."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import Any, Literal
 
 import pytest
+from dying import over_each_commit
 from fleet import Fleet
 
 from rotor_actors import Budget, Context, FlowControl, RetryPolicy, RunStatus, Runtime, Singleton, workflow
 from rotor_actors.cancellation import Cancellation
-from rotor_actors.errors import RunExistsError, WorkflowFailedError
+from rotor_actors.errors import RunExistsError, StoreError, WorkflowFailedError
 from rotor_actors.records import Entry, ItemPut, RunCreated, RunsReleased, flatten
 from rotor_actors.roots import start_root
 from rotor_actors.run_actor import RunActor
@@ -228,6 +230,34 @@ async def test_two_parents_that_choose_one_id_for_children_with_rules_have_one_c
         assert 2 in ends
         assert len(fleet.all_rows) == 3
         assert [fleet.store_of(each).replica for each in runtimes] == numbers
+
+
+@pytest.mark.parametrize("rules", RULES)
+async def test_a_child_with_rules_under_a_chosen_id_begins_at_whichever_commit_its_creator_dies(rules: str) -> None:
+    """With the one that creates it, too: the coordinator is told of it in that commit, or by nobody ever."""
+
+    @workflow(id="ruled", **RULES[rules])
+    async def ruled(ctx: Context, number: int) -> int:
+        await ctx.step.sleep("a while", "1m")
+        return number * 2
+
+    @workflow(id="choosing", retries=0)
+    async def choosing(ctx: Context) -> int:
+        return (await ctx.step.invoke("call", workflow=ruled, data=1, timeout="1h", run_id="mine")).result
+
+    async def scenario(fleet: Fleet, runtimes: list[Runtime]) -> None:
+        first, second = runtimes
+        with suppress(StoreError):
+            await second.start(choosing, run_id="p")
+        await fleet.settle()
+        if fleet.database.find("p") is None:
+            await first.start(choosing, run_id="p")
+        for _ in range(5):
+            await fleet.clock.advance("1m")
+        assert await first.run("p").status() is RunStatus.COMPLETED
+        assert first.flow_keys() == []
+
+    await over_each_commit(lambda: Fleet(choosing, ruled), scenario, dies=1)
 
 
 @pytest.mark.parametrize("ends", ["the run", "its attempt"])
