@@ -74,6 +74,12 @@ def _text(report: CheckReport) -> str:
     lines += [
         f"{count} runs of workflow {name!r}, which the code does not hold" for name, count in report.unknown.items()
     ]
+    lines += [
+        f"{count} runs of workflow {name!r} in version {version!r}, which the code neither has nor takes over: without "
+        f"takes_over=({version!r},) they wait for a replica that has it"
+        for name, versions in report.pinned.items()
+        for version, count in versions.items()
+    ]
     lines.append(f"{report.checked} unfinished runs checked, {len(report.broken)} would break")
     return "\n".join(lines)
 

@@ -28,6 +28,7 @@ from rotor_actors.run import Phase, Run
 from rotor_actors.runtime_view import chosen_view
 from rotor_actors.step_task import StepTask
 from rotor_actors.stores.base import Store, StoreView
+from rotor_actors.stores.shared import Declared, is_shared_view
 from rotor_actors.workflows import Workflow
 
 _LONGEST_PAYLOAD = 2**40
@@ -56,16 +57,19 @@ class CheckReport(msgspec.Struct):
     Attributes:
         checked: how many runs were replayed. broken: those that differ, oldest first.
         unknown: how many runs there are of workflows that the code does not hold, by workflow id.
+        pinned: on a store that replicas share, how many there are of versions that the code neither has nor takes over,
+            by workflow id and version: this code leaves them alone, so they are not replayed.
     """
 
     checked: int = 0
     broken: list[Broken] = []
     unknown: dict[str, int] = {}
+    pinned: dict[str, dict[str, int]] = {}
 
     @property
     def is_clean(self) -> bool:
         """Every unfinished run would go on."""
-        return not self.broken and not self.unknown
+        return not self.broken and not self.unknown and not self.pinned
 
 
 async def check_runs(store: str | os.PathLike[str] | StoreView, workflows: Iterable[Workflow[Any, Any]]) -> CheckReport:
@@ -109,8 +113,12 @@ class _Check:
         known: list[RunRow] = []
         for found in live:
             row = found.row
-            if self._engine.registry.get(row.workflow_id) is None:
+            workflow = self._engine.registry.get(row.workflow_id)
+            if workflow is None:
                 self._report.unknown[row.workflow_id] = self._report.unknown.get(row.workflow_id, 0) + 1
+            elif is_shared_view(self._view) and not Declared(workflow.id, workflow.versions).fits(row):
+                versions = self._report.pinned.setdefault(row.workflow_id, {})
+                versions[row.version or ""] = versions.get(row.version or "", 0) + 1
             elif row.status is not RunStatus.QUEUED:
                 known.append(row)
         try:

@@ -18,6 +18,7 @@ import msgspec
 
 from rotor_actors.durations import Duration, humanize, seconds
 from rotor_actors.errors import RotorError
+from rotor_actors.stores.urls import is_other_url, without_password
 
 _logger = logging.getLogger("rotor_actors")
 
@@ -158,10 +159,16 @@ def ask(store: str | os.PathLike[str], verb: str, *, within: Duration = "60s", *
 
     Raises:
         ControlTimeoutError: no answer within that time; it may have been done.
-        ControlError: it refused, by the name of its error; or nobody answers, and then nothing was done.
+        ControlError: it refused, by the name of its error; or nobody answers, or the store is none with one owner, and
+            then nothing was done.
         DurationError: `within` is no duration above zero.
     """
     limit = seconds(within, name="within", exclusive=True)
+    if isinstance(store, str) and is_other_url(store):
+        raise ControlError(
+            f"{without_password(store)} is no file with one owner, so there is no process to ask: use Runtime(url), "
+            f"RuntimeView(url), or the command line with --store, which become a replica for a moment; nothing was done"
+        )
     try:
         return _asked(store, verb, arguments, limit)
     except TimeoutError as error:

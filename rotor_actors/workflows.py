@@ -242,6 +242,8 @@ def _is_cron_field(field: str) -> bool:
 def _checked_id(id: str) -> str:
     if not isinstance(id, str) or not id.strip() or not is_storable(id):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise WorkflowDefinitionError(f"a workflow's id must be a non-empty string, e.g. 'send-invoice'; got {id!r}")
+    if id.splitlines() != [id]:
+        raise WorkflowDefinitionError(f"a workflow's id must be one line, e.g. 'send-invoice'; got {id!r}")
     if len(id.removesuffix(".undo")) > LONGEST_KEY:  # PostgreSQL has it in indexes, and these hold no long texts
         raise WorkflowDefinitionError(
             f"a workflow's id has at most {LONGEST_KEY} characters, e.g. 'send-invoice'; got {len(id)}: {id[:60]!r}…"

@@ -74,3 +74,11 @@ async def test_a_view_shows_that_the_owner_does_not_answer(tmp_path: Path, monke
         async with RuntimeView(tmp_path / "rotor.db") as view:
             facts = dict(await view._facts())  # pyright: ignore[reportPrivateUsage]
     assert "does not answer" in facts["Owner"]
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "POSTGRESQL"])
+async def test_a_store_without_one_owner_is_refused_by_name_and_its_password_is_not_told(scheme: str) -> None:
+    with pytest.raises(control.ControlError, match="is no file with one owner") as refused:
+        control.ask(f"{scheme}://rotor:s3cret@127.0.0.1:5432/shop", "start", workflow="heavy")
+    assert f"{scheme}://rotor@127.0.0.1:5432/shop" in str(refused.value)
+    assert "s3cret" not in f"{refused.value!r} {refused.value.__cause__} {refused.value.__context__}"

@@ -139,6 +139,7 @@ async def test_two_ends_of_a_run_are_equal_when_they_say_the_same() -> None:
     [
         (lambda: workflow(id=""), "a workflow's id must be a non-empty string, e.g. 'send-invoice'; got ''"),
         (lambda: workflow(id="  "), "non-empty string"),
+        (lambda: workflow(id="order\n"), "a workflow's id must be one line, e.g. 'send-invoice'; got 'order\\n'"),
         (lambda: workflow(id="w" * 201), "a workflow's id has at most 200 characters"),
         (lambda: workflow(id="\ud800"), "non-empty string"),
         (lambda: workflow(id=cast("str", None)), "got None"),

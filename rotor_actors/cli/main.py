@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 DONE, FAILED, USAGE, CANCELLED = 0, 1, 2, 3
+LAST_PORT = 65_535
 
 _EPILOG = """exit status: 0 done, 1 the run failed or the command did, 2 usage, 3 the run was cancelled.
 Only data goes to stdout, everything else to stderr."""
@@ -23,6 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point of `rotor`. Gives the exit status."""
     parser = make_parser()
     options = parser.parse_args(arguments)
+    if options.version:
+        from importlib.metadata import version  # seldom needed, and felt on import
+
+        print(f"rotor-actors {version('rotor-actors')}")
+        return DONE
     if not hasattr(options, "module"):
         parser.print_help(sys.stderr)
         return USAGE
@@ -65,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="rotor", description="Durable workflows: run, look, steer.", epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument("--version", action="store_true", help="print the version of rotor-actors")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_run(commands)
     _add_serve(commands)
@@ -105,6 +112,14 @@ def _with_data(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def port(text: str) -> int:
+    """What `--port` takes."""
+    number = int(text)
+    if not 0 <= number <= LAST_PORT:
+        raise argparse.ArgumentTypeError(f"a port is 0 to {LAST_PORT}, got {number}")
+    return number
+
+
 def _add_run(commands: Any) -> None:
     run = _with_data(_command(commands, "run", "running", "run", "run a workflow to its end and print its result"))
     run.add_argument("workflow", metavar="MODULE:WORKFLOW", help="e.g. shop.orders:place_order")
@@ -117,7 +132,7 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("app", metavar="MODULE:APP", help="a Runtime, a function that makes one, or workflows")
     serve.add_argument("--host", default="127.0.0.1", help="where the dashboard listens (default: this machine only)")
     serve.add_argument(
-        "--port", type=int, default=None,
+        "--port", type=port, default=None,
         help="serve the dashboard and the probes there; with --replicas the second one at the next port, and so on",
     )  # fmt: skip
     serve.add_argument(
@@ -199,14 +214,14 @@ def _add_telling(commands: Any) -> None:
 def _add_dashboard(commands: Any) -> None:
     dashboard = _command(commands, "dashboard", "serving", "dashboard", "serve the dashboard of a store")
     dashboard.add_argument("--host", default="127.0.0.1")
-    dashboard.add_argument("--port", type=int, default=8080)
+    dashboard.add_argument("--port", type=port, default=8080)
     dashboard.add_argument(
         "--insecure", action="store_true", help="answer other machines, too, without asking who it is"
     )
     demo = commands.add_parser("demo", help="survey the standard library, and open a dashboard on it")
     demo.set_defaults(module="demo", function="demo")
     demo.add_argument("directory", nargs="?", help="another directory of Python sources")
-    demo.add_argument("--port", type=int, default=8080)
+    demo.add_argument("--port", type=port, default=8080)
     demo.add_argument("--limit", type=int, default=400, help="how many files")
     demo.add_argument("--once", action="store_true", help="stop when the survey is done")
 

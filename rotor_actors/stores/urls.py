@@ -23,10 +23,15 @@ def without_password(text: str) -> str:
     return f"{scheme}{colon}{slashes}{_NO_USER.split(user)[0]}{at}{place.partition('?')[0]}"
 
 
+def is_other_url(text: str) -> bool:
+    """Is it a URL, or meant to be one, of something that is no file?"""
+    is_url = "://" in text and not text.startswith("sqlite:///")
+    return is_url or text.strip().lower().startswith(_ALMOST_POSTGRES)
+
+
 def refuse_other_urls(text: str) -> None:
     """What is no file must not be taken for one. Raises StoreError."""
-    is_url = "://" in text and not text.startswith("sqlite:///")
-    if is_url or text.strip().lower().startswith(_ALMOST_POSTGRES):
+    if is_other_url(text):
         raise StoreError(
             f"store {without_password(text)!r}: expected a file, 'sqlite:///file', 'postgresql://…', ':memory:' or a Store"
         )

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,19 @@ def test_the_same_run_id_again_is_answered_from_the_store(tmp_path: Path) -> Non
         done = rotor("run", "cli_kit:order", "--data", '{"item": "a", "count": 4}', "--run-id", "mine", cwd=tmp_path)
         assert (done.returncode, done.stdout.strip()) == (0, "12")
     assert [run["run_id"] for run in rotor_json("runs", "ls", cwd=tmp_path)] == ["mine"]
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rotor-actors {version('rotor-actors')}\n"
+
+
+@pytest.mark.parametrize("command", [["serve", "cli_kit:workflows"], ["dashboard"], ["demo"]])
+@pytest.mark.parametrize("number", ["99999", "-1"])
+def test_a_port_that_cannot_be_is_refused(command: list[str], number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, f"--port={number}"])
+    assert f"a port is 0 to 65535, got {number}" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from fleet import Fleet
 
-from rotor_actors import Context, Workflow, workflow
+from rotor_actors import CheckReport, Context, Workflow, check, check_runs, workflow
 from rotor_actors.errors import WorkflowDefinitionError
+from rotor_actors.stores.shared_memory import SharedMemoryView
 
 pytestmark = pytest.mark.asyncio
 
@@ -72,6 +74,33 @@ async def test_a_run_that_nobody_can_run_can_be_cancelled() -> None:
         await fleet.close(first)
         report = await fleet.clock.until(second.cancel(begun.run_id))
         assert report.cancelled == [begun.run_id]
+
+
+async def test_a_check_counts_the_runs_of_versions_that_the_code_does_not_take_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = _of("1")
+    async with Fleet() as fleet:
+        first = await fleet.open(old)
+        for _ in range(2):
+            await first.start(old)
+        await fleet.clock.advance("1s")
+        await fleet.close(first)
+        view = SharedMemoryView(fleet.database)
+        left_alone = await check_runs(view, [_of("2")])
+        assert (left_alone.pinned, left_alone.checked, left_alone.is_clean) == ({"greeting": {"1": 2}}, 0, False)
+        for knows in (old, _of("2", takes_over=("1",)), _of(None)):
+            report = await check_runs(view, [knows])
+            assert (report.pinned, report.checked, report.is_clean) == ({}, 2, True)
+
+    async def checked(*_: object) -> CheckReport:
+        return left_alone
+
+    monkeypatch.setattr(check, "check_runs", checked)
+    monkeypatch.setattr(check, "workflows_of", str.split)
+    assert await asyncio.to_thread(check.main, ["app", "--store", "postgresql://"]) == 1
+    assert "2 runs of workflow 'greeting' in version '1'" in (said := capsys.readouterr().out)
+    assert "without takes_over=('1',) they wait" in said
 
 
 async def test_what_cannot_be_taken_over_is_refused_by_name() -> None:
