@@ -76,8 +76,10 @@ def test_a_universe_of_three_replicas_that_failed_once_passes(seed: int) -> None
         # A caller of `cancel` read in the store that the run had ended while its replica was given up: what was still
         # to be swept was asked of the engine that was gone, and the caller was never answered.
         100131,
+        # The judge's: a singleton's run ended and its next one was created in one commit of the database.
+        3003154, 3003340,
     ],
-)
+)  # fmt: skip
 def test_a_wider_universe_of_three_replicas_that_failed_once_passes(seed: int) -> None:
     outcome, _ = play(Job(3, 4, Settings(faults=replica_faults(1.0), replicas=3)), seed)
     assert outcome.failure is None, outcome.failure

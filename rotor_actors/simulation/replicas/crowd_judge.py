@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rotor_actors.records import RunRow, RunStatus
+from rotor_actors.records import Fact, RunChanged, RunRow, RunsCancelled, RunStatus
 from rotor_actors.simulation.ledger import Account
 from rotor_actors.simulation.replicas.crowd import LIMIT
 from rotor_actors.simulation.replicas.judge import ReplicaJudge
@@ -17,6 +17,8 @@ class CrowdJudge(ReplicaJudge):
     def __init__(self, universe: Any) -> None:
         super().__init__(Trial(universe, []))
         self._begun: dict[str, None] = {}
+        self._ended: set[int] = set()
+        """Who has ended, those too who did so earlier in the commit at hand."""
 
     def _begins(self, event: Executing) -> None:
         super()._begins(event)
@@ -31,10 +33,22 @@ class CrowdJudge(ReplicaJudge):
                 f"{len(running)} runs have begun and not ended, and the limit is {LIMIT}: {', '.join(running)}",
             )  # fmt: skip
 
+    def _check_fact(self, number: int, fact: Fact) -> int:
+        accepted = super()._check_fact(number, fact)
+        match fact:
+            case RunChanged() if fact.run.ended_at is not None:
+                self._ended.add(fact.run.n)
+            case RunsCancelled():
+                self._ended.update(fact.ns)
+            case _:
+                pass
+        return accepted
+
     def _check_created(self, number: int, row: RunRow) -> None:
         super()._check_created(number, row)
         if row.workflow_id == "alone":
-            others = [each.row.run_id for each in self._of("alone") if not each.has_ended]
+            there = [each.row for each in self._of("alone") if not each.has_ended]
+            others = [each.run_id for each in there if each.n not in self._ended]
             self.require(not others, "a singleton is alone", f"run {row.run_id} is created beside {', '.join(others)}")
         if row.workflow_id in ("once", "order"):
             same = [each.row.run_id for each in self._of(row.workflow_id) if each.row.input == row.input]
