@@ -42,6 +42,7 @@ __all__ = [
     "StepFailedError",
     "StepRefusedError",
     "StepRunnerError",
+    "StepRunnerMissingError",
     "StepTimeoutError",
     "StoreCorruptedError",
     "StoreError",
@@ -212,6 +213,11 @@ class NonRetriableError(RotorError):
 class StepRunnerError(NonRetriableError):
     """A step cannot be executed by the runner that was asked for: no runner has that name, its function cannot be
     imported elsewhere, or its arguments cannot be pickled. Nothing was submitted."""
+
+
+class StepRunnerMissingError(RotorError):
+    """Many replicas: the one that owns the run has no step runner of the name that a step asks for. Nothing was
+    submitted. It is retriable, for a later attempt may be another replica's, one that has it."""
 
 
 class WorkerLostError(RotorError):

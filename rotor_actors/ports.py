@@ -34,6 +34,8 @@ class Options(msgspec.Struct, frozen=True):
     spill_above: int | None = None
     is_visitor: bool = False
     """Many replicas: it runs nothing and coordinates nothing; it is there to tell runs something."""
+    is_shell: bool = False
+    """Many replicas: it is there for a run of its own, and offers to run only what no other replica offers."""
     is_home: Callable[[Workflow[Any, Any], str], bool] | None = None
     """Of several stores: is it this one where the workflow's schedule runs, and where an event of this id starts it?"""
     forward: Callable[[], None] | None = None

@@ -32,7 +32,7 @@ from rotor_actors.sharding.placement import Placement, Shard, ShardIds, named
 from rotor_actors.step_runner import StepRunner, checked_runners
 from rotor_actors.stores.base import Store
 from rotor_actors.stores.memory import MemoryStore
-from rotor_actors.stores.shared import SharedStore
+from rotor_actors.stores.shared import SHELL_LABEL, SharedStore
 from rotor_actors.stores.sqlite import SQLiteStore
 from rotor_actors.stores.urls import refuse_other_urls
 from rotor_actors.workflows import Workflow
@@ -114,6 +114,7 @@ class Runtime(Serving):
         rng: random.Random | None = None,
         executor: Callable[[str], Executor] | None = None,
     ) -> None:
+        self._given_runners = checked_runners(step_runners)
         if isinstance(store, list | tuple):
             given = {name: value for name, value in locals().items() if name not in ("self", "store", "__class__")}
             # A class of its own, as `pathlib.Path` has: in place, for what `Runtime` takes is said once, here.
@@ -147,10 +148,14 @@ class Runtime(Serving):
             writer=make("rotor-writer"),
             reader=make("rotor-reader"),
             observers=Observers(observers),
-            step_runners=checked_runners(step_runners),
+            step_runners=self._given_runners,
         )
         self._workflows = _checked_workflows(workflows)
         self._has_control = control and isinstance(chosen, SQLiteStore) and chosen.is_on_disk and is_possible()
+
+    def given_runners(self) -> dict[str, StepRunner]:
+        """The step runners that it was given."""
+        return self._given_runners
 
     @property
     def workflows(self) -> tuple[Workflow[Any, Any], ...]:
@@ -209,6 +214,11 @@ class Runtime(Serving):
         """Before it is entered, on a shared store: see `visitor`."""
         self._options = msgspec.structs.replace(self._options, is_visitor=True, spill_above=0)
 
+    def be_shell(self) -> None:
+        """Before it is entered, on a shared store: see `shell`."""
+        label = f"{SHELL_LABEL}{self._options.label}"[:200]
+        self._options = msgspec.structs.replace(self._options, is_shell=True, label=label)
+
     def _set_up(self, shards: Sequence[Shard], given: dict[str, Any]) -> None:
         raise NotImplementedError  # of one that has several stores
 
@@ -242,6 +252,10 @@ class _ShardedRuntime(Sharded, Runtime):
     def only_visit(self) -> None:
         for part in self._runtimes:
             part.only_visit()
+
+    def be_shell(self) -> None:
+        for part in self._runtimes:
+            part.be_shell()
 
     @property
     def stores(self) -> tuple[Store, ...]:
@@ -282,6 +296,20 @@ def visitor(store: Any, *, workflows: Iterable[Workflow[Any, Any]] = (), clock: 
     is left to the replicas. It is one of them for as long as it is open."""
     runtime = Runtime(store, workflows=workflows, drain_timeout=0, clock=clock, control=False)
     runtime.only_visit()
+    return runtime
+
+
+def shell(
+    store: Any,
+    *,
+    workflows: Iterable[Workflow[Any, Any]],
+    step_runners: Mapping[str, StepRunner] | None = None,
+    clock: Clock | None = None,
+) -> Runtime:
+    """A runtime for a run of its own and what belongs to it. On a shared store, the runs of others are left to the other
+    replicas: it claims only those that none of them offers to run."""
+    runtime = Runtime(store, workflows=workflows, step_runners=step_runners, drain_timeout=0, clock=clock)
+    runtime.be_shell()
     return runtime
 
 

@@ -9,7 +9,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from rotor_actors.durations import humanize
-from rotor_actors.errors import ErrorInfo, PayloadError, StepFailedError, StepRunnerError, StepTimeoutError
+from rotor_actors.errors import (
+    ErrorInfo,
+    PayloadError,
+    StepFailedError,
+    StepRunnerError,
+    StepRunnerMissingError,
+    StepTimeoutError,
+)
 from rotor_actors.execution import Execution, gives_coroutine, is_async
 from rotor_actors.messages import Pending
 from rotor_actors.observing import Observers
@@ -205,9 +212,10 @@ class StepTask:
         runner = self._host.step_runners.get(name)
         if runner is None:
             known = ", ".join(map(repr, self._host.step_runners)) or "none"
-            raise StepRunnerError(
-                f"{self.where}: no runner is called {name!r}; there are: {known}; name it in Runtime(step_runners={{…}})"
-            )
+            missing = f"{self.where}: no runner is called {name!r}; there are: {known}; name it in Runtime(step_runners={{…}})"
+            if self._host.lease is not None:
+                raise StepRunnerMissingError(f"{missing} of every replica: this one lacks it, another may have it")
+            raise StepRunnerError(missing)
         with self._host.threads.elsewhere():
             return await runner.execute(StepCall(spec.fn, spec.args, self.where), self._arm_timeout)
 

@@ -124,6 +124,9 @@ def _add_run(commands: Any) -> None:
     run = _with_data(_command(commands, "run", "running", "run", "run a workflow to its end and print its result"))
     run.add_argument("workflow", metavar="MODULE:WORKFLOW", help="e.g. shop.orders:place_order")
     run.add_argument("--run-id", metavar="ID", help="an id of your choice: the same again gives the same run")
+    run.add_argument(
+        "--app", metavar="MODULE:APP", help="whose step runners it uses; else those of a Runtime beside it"
+    )
     run.add_argument("--plain", action="store_true", help="lines instead of a live tree")
 
 

@@ -13,11 +13,11 @@ from rotor_actors.cli.live import follow
 from rotor_actors.cli.main import CANCELLED, DONE, FAILED
 from rotor_actors.cli.output import as_json, parse_data
 from rotor_actors.cli.stores import stores_of
-from rotor_actors.cli.targets import load_workflow, workflows_beside
+from rotor_actors.cli.targets import load_runtime, load_workflow, runners_beside, workflows_beside
 from rotor_actors.control import ask
 from rotor_actors.errors import StoreLockedError
 from rotor_actors.records import RunStatus
-from rotor_actors.runtime import Runtime
+from rotor_actors.runtime import shell
 from rotor_actors.runtime_view import RuntimeView
 from rotor_actors.views import RunInfo
 
@@ -26,9 +26,11 @@ def run(options: argparse.Namespace) -> int:
     """Run a workflow. Where another process has the store open, that one runs it."""
     workflow, data = load_workflow(options.workflow), parse_data(options.data)
     workflows = [workflow, *(each for each in workflows_beside(options.workflow) if each is not workflow)]
+    app = None if options.app is None else load_runtime(options.app, options.store)
+    runners = runners_beside(options.workflow) if app is None else app.given_runners()
 
     async def here() -> RunInfo:
-        async with Runtime(stores_of(options.store), workflows=workflows, drain_timeout=0) as runtime:
+        async with shell(stores_of(options.store), workflows=workflows, step_runners=runners) as runtime:
             handle = await runtime.start_from_json(workflow, data, run_id=options.run_id)
             print(f"run {handle.run_id}", file=sys.stderr)
             return await follow(runtime, handle.run_id, plain=options.plain)

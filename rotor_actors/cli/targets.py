@@ -11,6 +11,7 @@ from typing import Any, cast
 from rotor_actors.cli.main import UsageError
 from rotor_actors.cli.stores import stores_of
 from rotor_actors.runtime import Runtime
+from rotor_actors.step_runner import StepRunner
 from rotor_actors.workflows import Workflow
 
 
@@ -47,6 +48,16 @@ def workflows_beside(target: str) -> list[Workflow[Any, Any]]:
     """All workflows of the module that `module:name` names: those that a run of it may invoke by id."""
     module = importlib.import_module(target.partition(":")[0])
     return [value for value in vars(module).values() if isinstance(value, Workflow)]
+
+
+def runners_beside(target: str) -> dict[str, StepRunner]:
+    """The step runners of the runtimes in the module that `module:name` names."""
+    module = importlib.import_module(target.partition(":")[0])
+    found: dict[str, StepRunner] = {}
+    for value in vars(module).values():
+        if isinstance(value, Runtime):
+            found |= value.given_runners()
+    return found
 
 
 def load_runtime(target: str, store: str, *, must_use_store: bool = False) -> Runtime:

@@ -12,7 +12,7 @@ from rotor_actors.replicas.asking import are_served
 from rotor_actors.replicas.parking import Parking
 from rotor_actors.replicas.taking_in import TakingIn
 from rotor_actors.sharing import Sharing
-from rotor_actors.stores.shared import RUNS_PER_CLAIM, Claim, ClaimQuery, Declared
+from rotor_actors.stores.shared import RUNS_PER_CLAIM, SHELL_LABEL, Claim, ClaimQuery, Declared, ReplicaRow
 
 _logger = logging.getLogger("rotor_actors")
 
@@ -52,6 +52,10 @@ class Claiming:
         me = self._sharing.replica
         self._sharing.is_served = are_served(replicas, me, self._engine.now())
         self._sharing.others = sum(1 for each in replicas if each.number != me and not each.is_draining)
+        if self._engine.options.is_shell:
+            offered = offered_by_shell(self._engine, replicas, me)
+            if any(each.number == me and each.declared != offered for each in replicas):
+                self._sharing.is_undeclared = True
         if self._engine.observers.see_replicas and self._looks % _LOOKS_PER_SHOWING == 0:
             await self._show(len(replicas))
         self._looks += 1
@@ -98,8 +102,28 @@ class Claiming:
 
 
 async def declare(engine: Engine, sharing: Sharing, label: str) -> None:
-    """Say what this replica can run: all that is registered."""
-    known = [] if engine.options.is_visitor else engine.registry.all()
-    declared = [Declared(each.id, each.versions) for each in known]
+    """Say what this replica can run: all that is registered; a visitor nothing, a shell what no other offers."""
+    if engine.options.is_shell:
+        replicas = await engine.ports.reader.call(sharing.store.replicas)
+        declared = offered_by_shell(engine, replicas, sharing.replica)
+    else:
+        declared = [] if engine.options.is_visitor else _registered(engine)
     name = label or f"replica-{sharing.replica}"
     await engine.ports.writer.call(partial(sharing.store.declare, name, declared))
+
+
+def _registered(engine: Engine) -> list[Declared]:
+    return [Declared(each.id, each.versions) for each in engine.registry.all()]
+
+
+def offered_by_shell(engine: Engine, replicas: list[ReplicaRow], me: int) -> list[Declared]:
+    """What is registered and no other replica offers to run, in all its versions. Of two shells the older one offers."""
+    now = engine.now()
+    theirs = [
+        declared
+        for each in replicas
+        if each.number != me and not each.is_draining and each.lease_until > now
+        if each.number < me or not each.label.startswith(SHELL_LABEL)
+        for declared in each.declared
+    ]
+    return [each for each in _registered(engine) if not any(other.covers(each) for other in theirs)]

@@ -19,6 +19,8 @@ from rotor_actors.stores.base import LiveRun, Store, StoreReader, StoreView
 
 LEASE_SECONDS = 10.0
 RUNS_PER_CLAIM = 500
+SHELL_LABEL = "shell "
+"""What the label of a replica begins with that is there for a run of its own (`rotor run`)."""
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -32,6 +34,12 @@ class Declared(msgspec.Struct, frozen=True):
         if row.workflow_id != self.workflow_id:
             return False
         return self.versions is None or row.version is None or row.version in self.versions
+
+    def covers(self, other: Declared) -> bool:
+        """Whoever declares this can run all that whoever declares the other can."""
+        if other.workflow_id != self.workflow_id:
+            return False
+        return self.versions is None or (other.versions is not None and set(other.versions) <= set(self.versions))
 
 
 class ReplicaRow(msgspec.Struct):

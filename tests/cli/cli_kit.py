@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rotor_actors import Context, workflow
+from rotor_actors import Context, Runtime, workflow
+from rotor_actors.runners import InProcessRunner
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -53,6 +54,15 @@ async def quitter(ctx: Context) -> None:
 @workflow(id="cli-on-event", on="shop.ordered")
 async def on_event(ctx: Context, order: Order) -> int:
     return order.count + await ctx.step.wait_for_signal("go", signal="go", timeout="1h", returns=int)
+
+
+@workflow(id="cli-heavy", retries=0)
+async def heavy(ctx: Context, number: int) -> int:
+    return await ctx.step.run("work", abs, number, runner="cpu")
+
+
+def heavy_app() -> Runtime:
+    return Runtime("never-opened.db", workflows=[heavy], step_runners={"cpu": InProcessRunner()})
 
 
 workflows = [order, orders, nap, quitter, on_event]

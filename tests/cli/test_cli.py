@@ -338,3 +338,10 @@ def test_a_store_beside_a_runtime_that_has_its_own_is_refused(tmp_path: Path) ->
 def test_an_event_that_starts_nothing_is_said_to_be_sent(tmp_path: Path) -> None:
     sent = rotor("send", "nobody.asked", cwd=tmp_path)
     assert (sent.returncode, sent.stdout, sent.stderr) == (0, "", "sent nobody.asked; it started no run\n")
+
+
+def test_run_takes_the_step_runners_of_an_app(tmp_path: Path) -> None:
+    done = rotor("run", "cli_kit:heavy", "--data", "7", "--app", "cli_kit:heavy_app", cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "7"), done.stderr
+    lacking = rotor("run", "cli_kit:heavy", "--data", "7", cwd=tmp_path)
+    assert (lacking.returncode, "no runner is called 'cpu'" in lacking.stderr) == (1, True)
