@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, TypeVar, runtime_checkable
+
+import msgspec
 
 from rotor_actors.engine import Engine
+from rotor_actors.events.signals import SPACE as SIGNAL_WAITERS
+from rotor_actors.events.signals import SignalNote, signal_of
+from rotor_actors.events.waiting import SPACE as EVENT_WAITERS
+from rotor_actors.events.waiting import WaiterNote
+from rotor_actors.flow.gate import PAUSE_SPACE
+from rotor_actors.flow.ticket import SPACE as TICKETS
+from rotor_actors.flow.ticket import Ticket
 from rotor_actors.messages import Pending
-from rotor_actors.records import Kind, RunRow, RunStatus
+from rotor_actors.records import ItemRow, Kind, RunRow, RunStatus
 from rotor_actors.run import Phase, Run
 from rotor_actors.run_actor import RunActor
-from rotor_actors.stores.base import RunQuery, StoreReader
+from rotor_actors.stores.base import ItemQuery, RunQuery, StoreReader
 from rotor_actors.waits import Reason, Wait
+
+T = TypeVar("T")
 
 _LIVE = (RunStatus.QUEUED, RunStatus.RUNNING)
 _MOST_CHILDREN = 4
@@ -102,6 +114,8 @@ def _step(actor: RunActor, pending: Pending) -> Wait:
         return Wait(Reason.DISK, pending.step_id, pending.asked_at)
     if step.task is None:
         return Wait(Reason.STEP_RETRY, pending.step_id, step.began_at, step.retry_at, count=step.attempts)
+    if step.waits_for_worker:
+        return Wait(Reason.WORKER, pending.step_id, step.began_at, count=step.attempts, target=step.runner)
     due = None if step.began_at is None or step.attempts > 1 else step.began_at + step.spec.timeout
     return Wait(Reason.STEP, pending.step_id, step.began_at, due, count=step.attempts, target=step.runner)
 
@@ -129,8 +143,62 @@ def stored_waits(row: RunRow, children: list[RunRow]) -> list[Wait]:
 
 
 def read_stored_waits(row: RunRow, store: StoreReader) -> list[Wait]:
-    """The same, with the children that the store knows."""
+    """The same, with what else the store knows: its children, what it is queued for, the events and signals that it
+    waits for."""
     if row.status.is_terminal:
         return []
+    if row.status is RunStatus.QUEUED:
+        why = _of_its_shard(store, row.n, _queued_for)
+        return [Wait(Reason.FLOW, why, since=row.created_at)] if why else stored_waits(row, [])
     query = RunQuery(statuses=_LIVE, parent_n=row.n, limit=_MOST_CHILDREN)
-    return stored_waits(row, store.list_runs(query))
+    waits = stored_waits(row, store.list_runs(query))
+    recorded = _of_its_shard(store, row.n, _recorded)
+    if not recorded or row.attempt_at is None:
+        return waits
+    return [wait for wait in waits if wait.reason is not Reason.OWNER] + recorded
+
+
+def _queued_for(store: StoreReader, n: int) -> str:
+    """By its ticket; "" if it has none, or its key says nothing of it."""
+    item = store.item(TICKETS, str(n))
+    ticket = None if item is None or item.body is None else Ticket.decoded(item.body)
+    if ticket is None or ticket.name is None:
+        return ""
+    if store.item(PAUSE_SPACE, ticket.name) is not None:
+        return f"key {ticket.name!r} is paused"
+    return f"the line of key {ticket.name!r}"
+
+
+def _recorded(store: StoreReader, n: int) -> list[Wait]:
+    """Of a store that replicas share the events and signals, of another the events: signals are found by name there."""
+    if isinstance(store, _ItemsOfRuns):
+        items = store.items_of([n])
+    else:
+        items = store.items(ItemQuery(EVENT_WAITERS, limit=_MOST_CHILDREN, prefix=f"{n}:"))
+    waits: list[Wait] = []
+    for item in items:
+        if item.body is None:
+            continue
+        if item.space == EVENT_WAITERS:
+            event = msgspec.msgpack.decode(item.body, type=WaiterNote)
+            waits.append(Wait(Reason.EVENT, event.step_id, due=item.due, target=event.event))
+        elif item.space == SIGNAL_WAITERS:
+            signal = msgspec.msgpack.decode(item.body, type=SignalNote)
+            waits.append(Wait(Reason.SIGNAL, signal.step_id, due=item.due, target=signal_of(item)))
+    return waits
+
+
+def _of_its_shard(store: StoreReader, n: int, read: Callable[[StoreReader, int], T]) -> T:
+    return store.ask_shard_of(n, read) if isinstance(store, _Merged) else read(store, n)
+
+
+@runtime_checkable
+class _Merged(Protocol):
+    """Of several shards: the numbers of runs that it shows are not those within a shard."""
+
+    def ask_shard_of(self, n: int, read: Callable[[StoreReader, int], T], /) -> T: ...
+
+
+@runtime_checkable
+class _ItemsOfRuns(Protocol):
+    def items_of(self, ns: list[int]) -> list[ItemRow]: ...

@@ -122,6 +122,11 @@ class StepTask:
         return self.spec.runner or ""
 
     @property
+    def waits_for_worker(self) -> bool:
+        """It was handed to a runner that has not begun it; its timeout does not run yet."""
+        return self._task is not None and self.spec.runner is not None and not self._is_armed
+
+    @property
     def is_in_thread(self) -> bool:
         """A worker thread is executing it: it can be abandoned, but not interrupted."""
         return self._thread is not None and self._thread.is_running

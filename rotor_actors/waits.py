@@ -30,6 +30,8 @@ class Reason(StrEnum):
     DISK = "disk"
     """A step that begins when what led to it is durable."""
     STEP = "step"
+    WORKER = "worker"
+    """A step that its runner has not begun."""
     STEP_RETRY = "step-retry"
     CHILD = "child"
     SLEEP = "sleep"
@@ -38,7 +40,7 @@ class Reason(StrEnum):
     TIMER = "timer"
     CLEANUP = "cleanup"
     OWNER = "owner"
-    """Nothing is known but its row: the process that owns the store knows more."""
+    """Nothing is known but its row: the process that owns the run knows more."""
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -49,7 +51,7 @@ class Wait(msgspec.Struct, frozen=True):
         since, due: from when, and until when at most; epoch seconds.
         run_id, workflow_id: of a child. target: the event, the signal, or the step's runner.
         count: executions so far, or how many stand before it.
-        limit: of admission.
+        limit: of admission; 0 where it is not known what holds it.
     """
 
     reason: Reason | str
@@ -108,6 +110,10 @@ def _described(row: RunRow, wait: Wait, now: float) -> str:
     since = "" if wait.since is None else f" since {_moment(wait.since, now)}"
     until = "" if wait.due is None else f", until {_moment(wait.due, now)} at most"
     match wait.reason:
+        case Reason.ADMISSION if not wait.limit:
+            return (
+                f"waits to be admitted{since}: by max_active_runs or flow control; its place is known to its owner only"
+            )
         case Reason.ADMISSION:
             ahead = "it is next" if not wait.count else f"{wait.count} stand before it"
             return (f"waits for admission{since}: max_active_runs={wait.limit} are under way, {ahead}; it begins when "
@@ -135,6 +141,9 @@ def _described(row: RunRow, wait: Wait, now: float) -> str:
             again = "" if wait.count <= 1 else f" (execution {wait.count})"
             by = f" by runner {wait.target!r}" if wait.target else ""
             return f"executes step {wait.name!r}{by}{again}{since}{until}"
+        case Reason.WORKER:
+            again = "" if wait.count <= 1 else f" (execution {wait.count})"
+            return f"waits for a free worker of runner {wait.target!r} for step {wait.name!r}{again}{since}"
         case Reason.STEP_RETRY:
             when = "next" if wait.due is None else _moment(wait.due, now)
             return f"waits to try step {wait.name!r} again: it failed {_times(wait.count)}; execution {wait.count + 1} begins {when}"  # noqa: E501
@@ -152,7 +161,7 @@ def _described(row: RunRow, wait: Wait, now: float) -> str:
             return "was cancelled and cleans up"
         case Reason.OWNER:
             due = "" if wait.due is None else f"; it is due next {_moment(wait.due, now)}"
-            return f"is under way{since}; what it does right now only the process knows that owns the store{due}"
+            return f"is under way{since}; what it does right now is known only to the process that owns it{due}"
         case _:
             return f"waits in step {wait.name!r} ({wait.reason}){since}{until}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from rotor_actors import Context, RunStatus, Runtime, RuntimeView, workflow
+from rotor_actors import Context, FlowControl, RunStatus, Runtime, RuntimeView, workflow
 from rotor_actors.errors import RunNotFoundError, RuntimeStateError, StoreCorruptedError, StoreError, StoreVersionError
 from rotor_actors.stores.schema import SCHEMA_VERSION
 from rotor_actors.stores.sqlite_connection import connect
@@ -51,7 +51,7 @@ async def test_a_view_shows_what_the_live_owner_has_committed_and_follows_it(fil
         assert [child.run.run_id for child in (await view.tree("p")).children] == [children[0].run_id]
         assert (await view.count())[RunStatus.RUNNING] == 2
         assert f"waits for child {children[0].run_id} of workflow 'slow' (step 'it')" in await view.why("p")
-        assert "only the process knows that owns the store" in await view.why(children[0].run_id)
+        assert "known only to the process that owns it" in await view.why(children[0].run_id)
         with pytest.raises(RunNotFoundError, match="nobody"):
             await view.info("nobody")
 
@@ -130,3 +130,48 @@ async def test_a_view_is_used_while_it_is_open(file: Path) -> None:
             await view.__aenter__()
         with pytest.raises(RuntimeStateError, match="not open"):
             await view.runs()
+
+
+@workflow(id="waiting")
+async def waiting(ctx: Context) -> None:
+    await ctx.step.wait_for_event("paid", event="order.paid", timeout="1h")
+
+
+@workflow(id="printing", flow_control=FlowControl("printer", parallelism=1))
+async def printing(ctx: Context) -> None:
+    await ctx.step.wait_for_event("paid", event="order.paid", timeout="1h")
+
+
+async def test_a_view_says_what_event_a_run_waits_for_and_what_it_is_queued_for(file: Path) -> None:
+    both = [file, file.with_name("second.db")]
+    for store in (file.with_name("alone.db"), both):
+        async with Runtime(store, drain_timeout=0) as runtime, RuntimeView(store) as view:
+            for n in range(4):
+                await runtime.start(waiting, run_id=f"w{n}")
+            for n in range(3):
+                await runtime.start(printing, run_id=f"p{n}")
+            await asyncio.gather(*(until_it_waits(runtime, f"w{n}") for n in range(4)))
+            await until_it_waits(runtime, "p0")
+            for n in range(4):
+                assert "waits for event 'order.paid' (step 'paid'), until" in await view.why(f"w{n}")
+                assert (await view.info(f"w{n}")).waiting_for == "event 'paid'"
+            assert "the line of key 'printer'" in await view.why("p1")
+            await runtime.pause_key("printer")
+            assert "key 'printer' is paused" in await view.why("p2")
+
+
+async def test_a_view_does_not_say_a_limit_that_it_does_not_know(file: Path) -> None:
+    async with Runtime(file, drain_timeout=0, max_active_runs=1) as runtime, RuntimeView(file) as view:
+        await runtime.start(waiting, run_id="w")
+        await runtime.start(waiting, run_id="queued")
+        await runtime.why("queued")
+        said = await view.why("queued")
+    assert "waits to be admitted since" in said
+    assert "=0" not in said
+    assert "next" not in said
+
+
+async def until_it_waits(runtime: Runtime, run_id: str) -> None:
+    while "event" not in (await runtime.info(run_id)).waiting_for:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await runtime.why(run_id)

@@ -74,7 +74,7 @@ class Signals(StepFeature):
             if run is not None:
                 run.owns_items = True
                 note = msgspec.msgpack.decode(item.body or b"", type=SignalNote)
-                self._add(SignalWait(run, item.key.partition(_BETWEEN)[0], note, item.due or 0.0))
+                self._add(SignalWait(run, signal_of(item), note, item.due or 0.0))
 
     def released(self, runs: list[Run]) -> None:
         for run in runs:
@@ -256,3 +256,8 @@ def _in_use(run: Run, step_id: str, signal: str, other_step_id: str, other: str)
         f"{run.where}: step {step_id!r} cannot wait for signal {signal!r}: step {other_step_id!r} of {other} waits for it "
         f"already; a signal has one receiver, so put an id into its name"
     )
+
+
+def signal_of(item: ItemRow) -> str:
+    """The signal that the waiter of this item waits for."""
+    return item.key.partition(_BETWEEN)[0]

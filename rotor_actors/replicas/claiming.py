@@ -54,7 +54,7 @@ class Claiming:
         self._sharing.others = sum(1 for each in replicas if each.number != me and not each.is_draining)
         if self._engine.options.is_shell:
             offered = offered_by_shell(self._engine, replicas, me)
-            if any(each.number == me and each.declared != offered for each in replicas):
+            if any(each.number == me and set(each.declared) != set(offered) for each in replicas):
                 self._sharing.is_undeclared = True
         if self._engine.observers.see_replicas and self._looks % _LOOKS_PER_SHOWING == 0:
             await self._show(len(replicas))

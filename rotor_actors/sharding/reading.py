@@ -72,6 +72,11 @@ class MergedReader:
                 return of_run(shard, row)
         return None
 
+    def ask_shard_of(self, n: int, read: Callable[[StoreReader, int], T], /) -> T:
+        """Call with the reader of this run's shard and the run's number there."""
+        ((shard, (number,)),) = self._by_shard([n]).items()
+        return self._asks[shard](lambda store: read(store, number))
+
     def rows(self, ns: list[int]) -> list[RunRow]:
         found = [
             of_run(shard, row)

@@ -172,6 +172,10 @@ async def test_a_key_is_paused_and_goes_on_from_any_replica_and_over_a_change_of
         await fleet.clock.advance("1m")
         assert await handle.status() is RunStatus.QUEUED
         assert [key.is_paused for key in first.flow_keys()] == [True]
+        for each in (first, second):
+            assert "is queued since" in (said := await each.why(handle.run_id))
+            assert "key 'scarce' is paused" in said
+            assert (await each.info(handle.run_id)).waiting_for == "flow control: key 'scarce' is paused"
         await fleet.kill(first)
         await fleet.clock.advance("1m")
         assert await handle.status() is RunStatus.QUEUED

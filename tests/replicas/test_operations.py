@@ -141,3 +141,24 @@ async def test_who_asks_the_last_replica_and_that_is_gone_is_told_that_it_is_rec
             with pytest.raises(NoReplicaError, match="it is recorded, and will be done once"):
                 await asked
         assert len(fleet.database.office.letters) == 1
+
+
+async def test_whoever_does_not_own_a_run_says_what_event_and_what_signal_it_waits_for() -> None:
+    @workflow(id="both")
+    async def both(ctx: Context) -> None:
+        paid = ctx.step.wait_for_event("paid", event="order.paid", timeout="1h")
+        await asyncio.gather(paid, ctx.step.wait_for_signal("go", signal="the signal", timeout="1h"))
+
+    async with Fleet(both, nap) as fleet:
+        first, second = await fleet.open(), await fleet.open()
+        await first.start(both, run_id="one")
+        await first.start(nap, run_id="asleep")
+        await fleet.settle()
+        async with RuntimeView(SharedMemoryView(fleet.database, lease=1e9), clock=fleet.clock) as view:
+            for each in (second, view):
+                said = await each.why("one")
+                assert "waits for event 'order.paid' (step 'paid'), until" in said
+                assert "waits for signal 'the signal' (step 'go'), until" in said
+                assert "; replica replica-" in said
+                said = await each.why("asleep")
+                assert "is known only to the process that owns it; it is due next" in said

@@ -356,3 +356,21 @@ async def test_a_number_of_workers_is_at_least_one(value: Any) -> None:
         ProcessPoolRunner(max_workers=value)
     with pytest.raises(ValueError, match="max_steps_per_worker"):
         ProcessPoolRunner(max_steps_per_worker=value)
+
+
+async def test_a_step_that_waits_for_a_free_worker_says_so_and_names_no_deadline(tmp_path: Path) -> None:
+    @workflow(id="hanging")
+    async def hanging(ctx: Context, number: int) -> None:
+        await ctx.step.run("hang", bodies.note_and_hang, str(tmp_path / str(number)), runner="cpu", timeout="1h")
+
+    async with opened(ProcessPoolRunner(max_workers=1)) as runtime:
+        first = await runtime.start(hanging, 1)
+        await until(lambda: words(tmp_path / "1"))
+        second = await runtime.start(hanging, 2)
+        while "worker" not in (await second.info()).waiting_for:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        said = await runtime.why(second.run_id)
+        assert "waits for a free worker of runner 'cpu' for step 'hang' since" in said
+        assert "at most" not in said
+        assert "at most" in await runtime.why(first.run_id)
+        await asyncio.gather(first.cancel(), second.cancel())
