@@ -68,6 +68,19 @@ def test_replicas_of_one_machine_share_the_work_and_what_one_leaves_another_take
     run_id = started[0]["run_id"]
     owner = until(lambda: rotor_json("runs", "show", run_id, "--store", url, cwd=tmp_path)["owner"])
     label = next(each["label"] for each in found if each["number"] == owner)
+    until(
+        lambda: (
+            "waits for signal 'go' (step 'go')" in rotor("runs", "show", run_id, "--store", url, cwd=tmp_path).stdout
+        )
+    )
+    shell = start_rotor("run", "cli_kit:nap", "--run-id", "napping", "--store", url, cwd=tmp_path)
+    assert shell.stderr is not None
+    assert "run napping" in shell.stderr.readline()
+    (shown,) = [each for each in replicas()["replicas"] if each["label"].startswith("shell ")]
+    assert not {"cli-nap", "cli-order"} & set(shown["workflows"]), "what the service offers is left to it"
+    shell.send_signal(signal.SIGINT)
+    shell.communicate(timeout=30)
+    assert rotor("runs", "cancel", "napping", "--store", url, cwd=tmp_path).returncode == 0
     os.kill(int(label.rpartition(":")[2]), signal.SIGKILL)
 
     def has_another_owner() -> bool:
