@@ -19,6 +19,7 @@ from rotor_actors.replicas.replica import Replica
 from rotor_actors.retention_keeper import RetentionKeeper
 from rotor_actors.run import Run
 from rotor_actors.run_actor import RunActor
+from rotor_actors.shard_names import check_is_no_shard
 from rotor_actors.stores.base import ItemQuery, Store
 from rotor_actors.stores.shared import is_shared
 from rotor_actors.workflows import Workflow
@@ -131,6 +132,7 @@ class Service:
         """The store is ours alone, with all that is in it."""
         ports = self._ports
         await ports.writer.call(ports.store.open)
+        await self._check_is_whole(ports)
         live = await ports.reader.call(ports.store.live_runs)
         adopters = await ports.reader.call(partial(find_adopters, ports.store, live))
         numbers = await ports.reader.call(ports.store.last_numbers)
@@ -142,6 +144,11 @@ class Service:
         await self._recovery.begin(live, adopters, items)
         await self._keep_retention(engine)
 
+    async def _check_is_whole(self, ports: Ports) -> None:
+        """Before anything is taken up. A part of a sharded runtime is looked at there."""
+        if self._options.forward is None:
+            await ports.reader.call(partial(check_is_no_shard, ports.store))
+
     async def _keep_retention(self, engine: Engine) -> None:
         if self._options.retention is not None:  # beside everything else: it waits for its first turn itself
             keeper = RetentionKeeper(engine, self._options.retention)
@@ -152,6 +159,7 @@ class Service:
         self._replica = replica = Replica(self._ports, self._options)
         self._ports = ports = replica.ports
         await ports.writer.call(ports.store.open)
+        await self._check_is_whole(ports)
         await replica.enter()
         numbers = await ports.reader.call(ports.store.last_numbers)
         engine = self._make_engine(ports, numbers, workflows)

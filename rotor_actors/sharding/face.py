@@ -21,8 +21,9 @@ from rotor_actors.flow.views import FlowKey, WaitingRun
 from rotor_actors.handle import RunHandle
 from rotor_actors.ids import checked_run_id
 from rotor_actors.pruning import PruneReport
-from rotor_actors.records import Entry, ItemPut, ItemRow, RunRow, RunStatus
+from rotor_actors.records import Entry, RunRow, RunStatus
 from rotor_actors.serving import Serving, services_json
+from rotor_actors.shard_names import names_in, names_put
 from rotor_actors.sharding.forwarding import Forwarding
 from rotor_actors.sharding.numbers import parted
 from rotor_actors.sharding.part import Part
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-_SPACE, _KEY = "shards", "names"
 
 
 class Sharded(Serving):
@@ -78,11 +77,10 @@ class Sharded(Serving):
         """Each shard keeps the names of all, so that none can be forgotten."""
         names = [each.name for each in self._shards]
         for part in self._parts:
-            item = await part._read(lambda store: store.item(_SPACE, _KEY))
-            known = [] if item is None or item.body is None else msgspec.msgpack.decode(item.body, type=list[str])
+            known = await part._read(names_in)
             self._check_names(names, known)
             if set(known) != set(names):
-                await self._append(part, ItemPut(ItemRow(_SPACE, _KEY, msgspec.msgpack.encode(names))))
+                await self._append(part, names_put(names))
 
     async def _append(self, part: Serving, entry: Entry) -> None:
         journal = part._open().journal

@@ -260,6 +260,25 @@ async def test_a_shard_that_is_left_out_is_missed_by_name() -> None:
         pass  # the order says nothing
 
 
+@pytest.mark.parametrize("are_shared", [False, True])
+async def test_a_shard_opened_alone_is_refused_before_anything_is_taken_up(are_shared: bool) -> None:
+    databases, clock = [SharedDatabase(), SharedDatabase()], ManualClock()
+    stores = [SharedMemoryStore(each) for each in databases] if are_shared else [each.store for each in shards(2)]
+
+    def again() -> list[Shard]:
+        return [Shard(each.again() if isinstance(each, SharedMemoryStore) else each, f"shard-{at}")
+                for at, each in enumerate(stores)]  # fmt: skip
+
+    async with Runtime(again(), workflows=ALL, drain_timeout=0, clock=clock) as runtime:
+        await runtime.start(sleeper)
+    for shard in again():
+        with pytest.raises(StoreError, match="one of the shards shard-0, shard-1: opened alone"):
+            await Runtime(shard.store, workflows=ALL, clock=clock).__aenter__()
+    assert not any(each.replicas() for each in databases), "it was no replica for a moment either"
+    async with Runtime(again(), workflows=ALL, drain_timeout=0, clock=clock) as runtime:
+        assert await runtime.count() == {RunStatus.RUNNING: 1}
+
+
 async def test_a_shard_that_takes_no_new_runs_goes_on_with_those_it_has() -> None:
     stores = shards(2)
     clock = ManualClock()
