@@ -19,12 +19,21 @@ _LONGEST_LINE = 2**16
 _PIPE_SECONDS = 2.0
 
 
+CANNOT_BEGIN = 2
+"""The status of a process that would end so however often it is started: what it was told cannot work."""
+
+
 class ProcessEnded(Exception):
     """A process ended that was to live on."""
 
 
+class CannotBeginError(Exception):
+    """A process said in its first life that it cannot begin."""
+
+
 class Processes:
-    """Keeps `count` processes alive. Restarted when they end, however; too many restarts within a minute end them all.
+    """Keeps `count` processes alive. Restarted when they end, however; too many restarts within a minute end them all, and
+    so does one that says in its first life that it cannot begin.
 
     Their input is a pipe, whose end says that we are gone. They have sessions of their own: Ctrl-C reaches us only.
 
@@ -39,6 +48,8 @@ class Processes:
         self._alive: dict[int, Process] = {}
         self._all_ended = asyncio.Event()
         self._is_stopping = False
+        self._have_begun: set[int] = set()
+        self._unable: asyncio.Future[str] | None = None
         self.statuses: dict[int, int] = {}
         """How those ended that were told to."""
         self._supervisor = Supervisor(
@@ -56,16 +67,20 @@ class Processes:
 
         Raises:
             MaxRestartsExceeded: they ended too often; all have been ended.
+            CannotBeginError: one said that it cannot begin; all have been ended.
         """
+        self._unable = unable = asyncio.get_running_loop().create_future()
         async with self._supervisor:
             stopped = asyncio.create_task(stop.wait())
             given_up = asyncio.create_task(_until_given_up(self._supervisor))
-            await asyncio.wait({stopped, given_up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stopped, given_up, unable}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             self._terminate()
             while self._alive:
                 self._all_ended.clear()
                 await self._all_ended.wait()
+        if unable.done() and not stop.is_set():
+            raise CannotBeginError(unable.result())
 
     def kill(self) -> None:
         """End them at once."""
@@ -103,7 +118,13 @@ class Processes:
             self.statuses[number] = status
             await asyncio.Event().wait()  # to be stopped in good order
         lived = time.monotonic() - began
+        is_first = number not in self._have_begun
+        self._have_begun.add(number)
         print(f"{name}, pid {process.pid}, {said(status)} after {lived:.1f} s", file=sys.stderr, flush=True)
+        if status == CANNOT_BEGIN and is_first and self._unable is not None:
+            if not self._unable.done():
+                self._unable.set_result(name)
+            await asyncio.Event().wait()  # to be stopped with the others
         await asyncio.sleep(SHORTEST_LIFE - lived)
         raise ProcessEnded(name)
 

@@ -8,8 +8,8 @@ import logging
 import os
 import sys
 
-from rotor_actors.cli.main import DONE, FAILED, UsageError
-from rotor_actors.cli.processes import Processes, said
+from rotor_actors.cli.main import DONE, FAILED, LAST_PORT, USAGE, UsageError
+from rotor_actors.cli.processes import CannotBeginError, Processes, said
 from rotor_actors.cli.stopping import stopping
 from rotor_actors.runtime import Runtime
 from rotor_actors.stores.shared import is_shared
@@ -36,6 +36,10 @@ async def _keep(processes: Processes, options: argparse.Namespace) -> int:
             print(f"rotor: gave up after {error.restarts} ends within {error.max_seconds:g} s; all replicas are stopped",
                   file=sys.stderr)  # fmt: skip
             return FAILED
+        except CannotBeginError as error:
+            print(f"rotor: gave up: {error} cannot begin, and would not if it were tried again; all replicas are stopped",
+                  file=sys.stderr)  # fmt: skip
+            return USAGE
     in_bad_order = {number: status for number, status in processes.statuses.items() if status != DONE}
     for number, status in sorted(in_bad_order.items()):
         print(f"replica-{number} {said(status)}", file=sys.stderr)
@@ -45,6 +49,10 @@ async def _keep(processes: Processes, options: argparse.Namespace) -> int:
 def _check_can_be_replicated(runtime: Runtime, options: argparse.Namespace) -> None:
     if options.replicas < 1:
         raise UsageError(f"--replicas must be at least 1, got {options.replicas}")
+    if options.port and (last := options.port + options.replicas - 1) > LAST_PORT:
+        raise UsageError(
+            f"--port {options.port} with --replicas {options.replicas}: the last one's, {last}, is no port"
+        )
     if options.replicas == 1:
         return
     for store in runtime.stores:

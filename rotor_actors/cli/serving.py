@@ -8,8 +8,8 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from rotor_actors.cli.main import DONE, UsageError
@@ -17,8 +17,12 @@ from rotor_actors.cli.replicating import serve_replicas
 from rotor_actors.cli.stopping import stop_at_end_of_input, stopping
 from rotor_actors.cli.stores import stores_of
 from rotor_actors.cli.targets import load_runtime
+from rotor_actors.errors import StoreError, StoreVersionError
 from rotor_actors.runtime import Runtime
 from rotor_actors.runtime_view import RuntimeView
+
+# Of PostgreSQL: wrong password, user not let in, no such database, permission denied.
+_REFUSALS = ("28P01", "28000", "3D000", "42501")
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -32,7 +36,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 async def _serve(runtime: Runtime, options: argparse.Namespace) -> None:
-    async with stopping() as stop, runtime:
+    async with stopping() as stop, _opened(runtime, options):
         if options.supervised:
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop_at_end_of_input, stop)
         print(f"serving {options.app}, pid {os.getpid()}", file=sys.stderr, flush=True)
@@ -40,6 +44,27 @@ async def _serve(runtime: Runtime, options: argparse.Namespace) -> None:
             await stop.wait()
         else:
             await serve_app(runtime.dashboard(), options.host, options.port, stop, runtime.announce_stop)
+
+
+@asynccontextmanager
+async def _opened(runtime: Runtime, options: argparse.Namespace) -> AsyncGenerator[None]:
+    """Open it. Raises UsageError: under `--replicas` who keeps us alive is told so that trying again is of no use."""
+    try:
+        await runtime.__aenter__()
+    except StoreError as error:
+        if options.supervised and _is_for_good(error):
+            raise UsageError(f"{type(error).__name__}: {error}") from error
+        raise
+    try:
+        yield
+    finally:
+        await runtime.__aexit__(None, None, None)
+
+
+def _is_for_good(error: StoreError) -> bool:
+    """Is it the configuration's fault, so that it will not open however often it is tried?"""
+    state = getattr(error.__cause__, "sqlstate", None)
+    return isinstance(error, StoreVersionError) or isinstance(error.__cause__, ImportError) or state in _REFUSALS
 
 
 def dashboard(options: argparse.Namespace) -> int:

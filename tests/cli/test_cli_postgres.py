@@ -182,3 +182,12 @@ def test_two_databases_are_served_looked_at_and_steered_as_one(url: str, tmp_pat
     assert serving.returncode == 0, said
     twice = rotor("runs", "ls", "--store", f"{url} {url}", cwd=tmp_path)
     assert "two shards are called" in twice.stderr
+
+
+def test_what_the_database_refuses_for_good_is_not_tried_again(url: str, tmp_path: Path) -> None:
+    place, _, options = url.partition("?")
+    nowhere = f"{place.rpartition('/')[0]}/no_such_database?{options}"
+    done = rotor("serve", "cli_kit:workflows", "--store", nowhere, "--replicas", "1", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("there is no such database") == 1
+    assert "rotor: gave up: replica-1 cannot begin" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from cli_kit import rotor, rotor_json, start_rotor
 
-from rotor_actors.cli.processes import Processes, said
+from rotor_actors.cli.processes import CannotBeginError, Processes, said
 from supervisors import MaxRestartsExceeded
 
 # Says that it lives, then drains for a moment when it is told to end.
@@ -94,7 +95,7 @@ async def test_a_line_longer_than_any_buffer_comes_out_whole_or_in_pieces_but_co
     source = "import sys; sys.stdout.write('x' * 300_000 + chr(10) + 'end'); sys.stdout.flush(); input()"
     kept, stop = processes(source, 1), asyncio.Event()
     running, out = asyncio.create_task(kept.run(stop)), ""
-    while "x" * 100 + "\n" not in out:
+    while out.count("x") < 300_000:  # all is written: SIGTERM would end it in the middle
         await asyncio.sleep(0.05)
         out += capfd.readouterr().out
     stop.set()
@@ -133,3 +134,40 @@ def test_replicas_do_not_outlive_who_keeps_them(tmp_path: Path) -> None:
     while Path(f"/proc/{replica}/stat").exists() and "Z" not in Path(f"/proc/{replica}/stat").read_text().split(")")[1]:
         assert time.monotonic() < limit, "the replica lives on"
         time.sleep(0.05)
+
+
+@pytest.mark.asyncio
+async def test_one_that_cannot_begin_ends_them_all_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    source = "import sys; print('no such password', file=sys.stderr); raise SystemExit(2)"
+    with pytest.raises(CannotBeginError, match="replica-1"):
+        await processes(source, 1).run(asyncio.Event())
+    assert capfd.readouterr().err.count("ended with status 2") == 1, "it was not tried again"
+
+
+@pytest.mark.asyncio
+async def test_one_that_had_begun_once_is_tried_again_whatever_it_says(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rotor_actors.cli.processes.SHORTEST_LIFE", 0)
+    begun = tmp_path / "begun"
+    source = (
+        f"import pathlib; p = pathlib.Path({str(begun)!r}); s = 2 if p.exists() else 7; p.touch(); raise SystemExit(s)"
+    )
+    with pytest.raises(MaxRestartsExceeded):
+        await processes(source, 1).run(asyncio.Event())
+    assert capfd.readouterr().err.count("ended with status 2") == 3
+
+
+def test_a_port_that_is_taken_ends_them_all_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = rotor("serve", "cli_kit:workflows", "--replicas", "1", "--port", port, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count(f"cannot listen at 127.0.0.1:{port}") == 1
+    assert "rotor: gave up: replica-1 cannot begin" in done.stderr
+
+
+def test_the_ports_of_all_replicas_must_be_ports(tmp_path: Path) -> None:
+    done = rotor("serve", "cli_kit:workflows", "--replicas", "3", "--port", "65534", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--port 65534 with --replicas 3: the last one's, 65536, is no port" in done.stderr
