@@ -132,10 +132,9 @@ class Service:
         """The store is ours alone, with all that is in it."""
         ports = self._ports
         await ports.writer.call(ports.store.open)
-        await self._check_is_whole(ports)
         live = await ports.reader.call(ports.store.live_runs)
         adopters = await ports.reader.call(partial(find_adopters, ports.store, live))
-        numbers = await ports.reader.call(ports.store.last_numbers)
+        numbers = await ports.reader.call(partial(_last_numbers, ports.store, is_whole=self._options.forward is None))
         engine = self._make_engine(ports, numbers, workflows)
         items = await ports.reader.call(partial(_items_of, ports.store, engine.features.spaces))
         engine.observers.opened([each.row for each in live], engine)
@@ -143,11 +142,6 @@ class Service:
         self._recovery = Recovery(engine)
         await self._recovery.begin(live, adopters, items)
         await self._keep_retention(engine)
-
-    async def _check_is_whole(self, ports: Ports) -> None:
-        """Before anything is taken up. A part of a sharded runtime is looked at there."""
-        if self._options.forward is None:
-            await ports.reader.call(partial(check_is_no_shard, ports.store))
 
     async def _keep_retention(self, engine: Engine) -> None:
         if self._options.retention is not None:  # beside everything else: it waits for its first turn itself
@@ -159,9 +153,8 @@ class Service:
         self._replica = replica = Replica(self._ports, self._options)
         self._ports = ports = replica.ports
         await ports.writer.call(ports.store.open)
-        await self._check_is_whole(ports)
         await replica.enter()
-        numbers = await ports.reader.call(ports.store.last_numbers)
+        numbers = await ports.reader.call(partial(_last_numbers, ports.store, is_whole=self._options.forward is None))
         engine = self._make_engine(ports, numbers, workflows)
         engine.observers.opened([], engine)
         await self._start_services(engine)
@@ -384,3 +377,10 @@ def _closed() -> RuntimeStateError:
 
 def _closed_while_full() -> StoreFullError:
     return StoreFullError("the runtime was closed while the disk was full: what was not acknowledged was not recorded")
+
+
+def _last_numbers(store: Store, *, is_whole: bool) -> tuple[int, int]:
+    """Raises StoreError: it was opened as all there is, and is one of several shards. Before anything is taken up."""
+    if is_whole:
+        check_is_no_shard(store)
+    return store.last_numbers()
