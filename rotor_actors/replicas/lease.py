@@ -51,8 +51,8 @@ class Lease:
             self.lose(
                 ReplicaFencedError(
                     f"this replica could not renew its lease of {self.seconds:g} s in time (the database was away, or the "
-                    f"event loop was blocked): its runs may have been given to others; it "
-                    f"begins anew as another one"
+                    f"event loop was blocked): its runs may have been given to others; it begins anew "
+                    f"as another one"
                 )
             )
             return False

@@ -30,6 +30,17 @@ def guarded_by(watch: Watch, parallelism: int) -> Workflow[str, str]:
     return guarded
 
 
+def one_at_a_time(holds: str) -> Workflow[str, str]:
+    """A workflow of whose runs one is under way at a time, for so long."""
+
+    @workflow(id="slow", flow_control=FlowControl("scarce", parallelism=1))
+    async def slow(ctx: Context, name: str) -> str:
+        await ctx.step.sleep("hold", holds)
+        return name
+
+    return slow
+
+
 async def test_a_key_lets_only_so_many_run_over_all_replicas() -> None:
     watch = Watch()
     guarded = guarded_by(watch, 2)
@@ -184,11 +195,7 @@ async def test_a_key_is_paused_and_goes_on_from_any_replica_and_over_a_change_of
 
 
 async def test_a_run_that_is_cancelled_in_line_leaves_it() -> None:
-    @workflow(id="slow", flow_control=FlowControl("scarce", parallelism=1))
-    async def slow(ctx: Context, name: str) -> str:
-        await ctx.step.sleep("hold", "10s")
-        return name
-
+    slow = one_at_a_time("10s")
     async with Fleet(slow) as fleet:
         first, second = [await fleet.open() for _ in range(2)]
         holder = await first.start(slow, "holder")
@@ -206,10 +213,7 @@ async def test_a_run_that_is_cancelled_in_line_leaves_it() -> None:
 
 
 async def test_a_child_in_line_is_timed_out_on() -> None:
-    @workflow(id="slow", flow_control=FlowControl("scarce", parallelism=1))
-    async def slow(ctx: Context, name: str) -> str:
-        await ctx.step.sleep("hold", "1h")
-        return name
+    slow = one_at_a_time("1h")
 
     @workflow(id="impatient")
     async def impatient(ctx: Context, _: None) -> bool:
@@ -314,11 +318,7 @@ async def test_a_cancelled_run_keeps_its_place_while_it_cleans_up_whoever_owns_i
 
 
 async def test_a_resumed_run_counts_in_its_line_whoever_resumed_it() -> None:
-    @workflow(id="slow", flow_control=FlowControl("scarce", parallelism=1))
-    async def slow(ctx: Context, name: str) -> str:
-        await ctx.step.sleep("hold", "10s")
-        return name
-
+    slow = one_at_a_time("10s")
     async with Fleet(slow) as fleet:
         first, second = [await fleet.open() for _ in range(2)]
         one = await first.start(slow, "one")

@@ -11,7 +11,7 @@ import pytest
 from dying import over_each_commit
 from fleet import Fleet
 
-from rotor_actors import Budget, Context, FlowControl, RetryPolicy, RunStatus, Runtime, Singleton, workflow
+from rotor_actors import Budget, Context, FlowControl, RetryPolicy, RunStatus, Runtime, Singleton, Workflow, workflow
 from rotor_actors.cancellation import Cancellation
 from rotor_actors.errors import RunExistsError, StoreError, WorkflowFailedError
 from rotor_actors.records import Entry, ItemPut, RunCreated, RunsReleased, flatten
@@ -207,10 +207,9 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("rules", RULES)
-async def test_two_parents_that_choose_one_id_for_children_with_rules_have_one_child_and_no_replica_ends(
-    rules: str,
-) -> None:
+def choosing_with(rules: str) -> tuple[Workflow[None, int], Workflow[int, int]]:
+    """A parent that chooses its child's id, and the child, which has these rules."""
+
     @workflow(id="ruled", **RULES[rules])
     async def ruled(ctx: Context, number: int) -> int:
         await ctx.step.sleep("a while", "1m")
@@ -219,6 +218,15 @@ async def test_two_parents_that_choose_one_id_for_children_with_rules_have_one_c
     @workflow(id="choosing", retries=0)
     async def choosing(ctx: Context) -> int:
         return (await ctx.step.invoke("call", workflow=ruled, data=1, timeout="1h", run_id="mine")).result
+
+    return choosing, ruled
+
+
+@pytest.mark.parametrize("rules", RULES)
+async def test_two_parents_that_choose_one_id_for_children_with_rules_have_one_child_and_no_replica_ends(
+    rules: str,
+) -> None:
+    choosing, ruled = choosing_with(rules)
 
     async with Fleet(choosing, ruled) as fleet:
         runtimes = [await fleet.open() for _ in range(3)]
@@ -235,15 +243,7 @@ async def test_two_parents_that_choose_one_id_for_children_with_rules_have_one_c
 @pytest.mark.parametrize("rules", RULES)
 async def test_a_child_with_rules_under_a_chosen_id_begins_at_whichever_commit_its_creator_dies(rules: str) -> None:
     """With the one that creates it, too: the coordinator is told of it in that commit, or by nobody ever."""
-
-    @workflow(id="ruled", **RULES[rules])
-    async def ruled(ctx: Context, number: int) -> int:
-        await ctx.step.sleep("a while", "1m")
-        return number * 2
-
-    @workflow(id="choosing", retries=0)
-    async def choosing(ctx: Context) -> int:
-        return (await ctx.step.invoke("call", workflow=ruled, data=1, timeout="1h", run_id="mine")).result
+    choosing, ruled = choosing_with(rules)
 
     async def scenario(fleet: Fleet, runtimes: list[Runtime]) -> None:
         first, second = runtimes
